@@ -1,0 +1,69 @@
+# godwit's two commands are `make demo` and `make test`; everything else serves them.
+#
+# Both install what they lack: as root on Debian with apt, saying what; elsewhere they name the packages.
+# Results that take long to make (guest kernel, root disk, the lab's outer kernel) are kept in $(CACHE), keyed by
+# content, and never made twice for the same inputs.
+
+SHELL := /bin/bash
+CACHE ?= $(CURDIR)/.cache
+export CACHE
+GO ?= go
+
+# Debian packages: to build the guest kernel and the root disk, and to run the tests and the lab.
+KERNEL_PACKAGES := linux-source-6.1 gcc make flex bison bc libelf-dev libssl-dev lz4 xz-utils
+ROOTFS_PACKAGES := gcc libc6-dev busybox-static e2fsprogs cpio gzip
+LAB_PACKAGES    := qemu-system-x86 busybox-static
+TEST_PACKAGES   := gcc libc6-dev linux-libc-dev jq
+
+.PHONY: all build demo demo-linux test soak bench kernel rootfs lab-kernel check clean
+
+all: build
+
+build: bin/godwit
+
+bin/godwit: FORCE
+	CGO_ENABLED=0 $(GO) build -trimpath -o $@ ./cmd/godwit
+
+.PHONY: FORCE
+FORCE:
+
+# Boots metronome on this machine's /dev/kvm, migrates it live to a second process, verifies it.
+demo: build
+	bin/godwit demo
+
+# The same with Linux: directly where this machine's KVM can, else in the lab.
+demo-linux: build kernel rootfs lab-kernel
+	scripts/demo-linux.sh
+
+kernel:
+	@scripts/need.sh $(KERNEL_PACKAGES)
+	boot/kernel/build.sh $(CACHE)
+
+rootfs:
+	@scripts/need.sh $(ROOTFS_PACKAGES)
+	boot/rootfs/build.sh $(CACHE)
+
+lab-kernel: build
+	@scripts/need.sh $(LAB_PACKAGES)
+	bin/godwit lab --prepare
+
+test: build kernel rootfs lab-kernel
+	@scripts/need.sh $(TEST_PACKAGES)
+	scripts/test.sh
+
+# Hours of what `make test` has in short form.
+soak: build kernel rootfs lab-kernel
+	@scripts/need.sh $(TEST_PACKAGES)
+	GODWIT_SOAK=1 scripts/test.sh
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+# What .ci/run adds to the tests.
+check:
+	@test -z "$$(gofmt -l .)" || { echo "gofmt: these files are not formatted:"; gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+clean:
+	rm -rf bin
