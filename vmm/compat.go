@@ -1,0 +1,97 @@
+package vmm
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"godwit/kvm"
+)
+
+// parseWireConfig reads a stranger's CONFIG. A field that we do not know may be
+// a device that we do not have: refused.
+func parseWireConfig(data []byte) (wireConfig, error) {
+	var w wireConfig
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&w); err != nil {
+		return wireConfig{}, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	return w, nil
+}
+
+// checkHost refuses, by name, what this host cannot give: memory and CPU
+// features. Disks are checked when they are opened.
+func checkHost(cfg Config, cpuid []kvm.CPUIDEntry) error {
+	var si unix.Sysinfo_t
+	if err := unix.Sysinfo(&si); err != nil {
+		return fmt.Errorf("read the size of memory: %w", err)
+	}
+	total := uint64(si.Totalram) * uint64(si.Unit) >> 20
+	if need := uint64(cfg.Machine.MemSizeMiB); need > total {
+		return fmt.Errorf("%w: it has %d MiB of memory, this host %d MiB", ErrIncompatible, need, total)
+	}
+	if len(cpuid) == 0 {
+		return fmt.Errorf("%w: CONFIG has no CPUID table", ErrConfig)
+	}
+	sys, err := kvm.Open()
+	if err != nil {
+		return err
+	}
+	defer sys.Close()
+	have, err := baseCPUID(sys)
+	if err != nil {
+		return err
+	}
+	if missing := missingFeatures(cpuid, have); len(missing) > 0 {
+		return fmt.Errorf("%w: its vCPUs were promised CPU features that this host lacks: %s",
+			ErrIncompatible, strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+// resolve finds the path of every drive, or refuses: what a stranger names is
+// opened only where the operator said so.
+func (in Incoming) resolve(drives []Drive) (map[string]string, error) {
+	out := map[string]string{}
+	for _, d := range drives {
+		if p, ok := in.Disks[d.ID]; ok {
+			out[d.ID] = p
+			continue
+		}
+		if !slices.ContainsFunc(in.AllowPrefixes, func(prefix string) bool { return below(prefix, d.PathOnHost) }) {
+			return nil, fmt.Errorf("%w: disk %q is %q at the source and nothing here says what to open; start the receiver with --disk %s=PATH, or --allow-path PREFIX",
+				ErrIncompatible, d.ID, d.PathOnHost, d.ID)
+		}
+		out[d.ID] = d.PathOnHost
+	}
+	for id := range in.Disks {
+		if !slices.ContainsFunc(drives, func(d Drive) bool { return d.ID == id }) {
+			return nil, fmt.Errorf("%w: --disk %s=… names no disk of the machine", ErrIncompatible, id)
+		}
+	}
+	return out, nil
+}
+
+// below tells whether path lies under prefix once links are followed, so that
+// neither ".." nor a symbolic link leads out.
+func below(prefix, path string) bool {
+	if !filepath.IsAbs(path) {
+		return false
+	}
+	root, err := filepath.EvalSymlinks(prefix)
+	if err != nil {
+		return false
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return false
+	}
+	rel, err := filepath.Rel(root, real)
+	return err == nil && filepath.IsLocal(rel)
+}

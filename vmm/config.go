@@ -1,0 +1,214 @@
+package vmm
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+
+	"godwit/boot"
+	"godwit/kvm/guestmem"
+)
+
+// ErrConfig marks a machine configuration that cannot be built.
+var ErrConfig = errors.New("bad machine configuration")
+
+// Limits of a configuration.
+const (
+	MinMemoryMiB = 8
+	MaxMemoryMiB = 1 << 20 // 1 TiB
+	MaxCPUs      = 64
+	MaxDrives    = 16
+)
+
+// Config is a machine, in the shape of Firecracker's configuration file where
+// that has a word for it. It is what `godwit run --config` reads and what a
+// migration sends to its destination.
+type Config struct {
+	// ID names the instance: 1 to 64 letters, digits, '-', '_' or '.'.
+	ID         string        `json:"id"`
+	BootSource BootSource    `json:"boot-source"`
+	Drives     []Drive       `json:"drives,omitempty"`
+	Machine    MachineConfig `json:"machine-config"`
+}
+
+// BootSource says what to boot. Exactly one of Guest and KernelImagePath is
+// set; both are unused at a migration's destination, which gets memory instead.
+type BootSource struct {
+	KernelImagePath string `json:"kernel_image_path,omitempty"`
+	InitrdPath      string `json:"initrd_path,omitempty"`
+	// BootArgs replaces the default command line when it is set.
+	BootArgs string `json:"boot_args,omitempty"`
+	// AppendArgs is added to the default command line, or to BootArgs.
+	AppendArgs string `json:"append_args,omitempty"`
+	// Guest names a built-in guest: "metronome".
+	Guest string `json:"guest,omitempty"`
+}
+
+// Drive is a disk.
+type Drive struct {
+	// ID names the drive in CONFIG, in `receive --disk ID=path` and in info; the
+	// guest reads it as the serial number.
+	ID           string `json:"drive_id"`
+	PathOnHost   string `json:"path_on_host"`
+	IsRootDevice bool   `json:"is_root_device,omitempty"`
+	IsReadOnly   bool   `json:"is_read_only,omitempty"`
+	// Format is "raw", the default.
+	Format string `json:"format,omitempty"`
+	// Cache is "writeback" (the default), "writethrough" or "none" (O_DIRECT).
+	Cache string `json:"cache_type,omitempty"`
+	// Queues is the number of request queues, 1 to 16; 0 means one per vCPU, at
+	// most 4.
+	Queues int `json:"num_queues,omitempty"`
+}
+
+// MachineConfig is the size of the machine.
+type MachineConfig struct {
+	VCPUCount  int `json:"vcpu_count"`
+	MemSizeMiB int `json:"mem_size_mib"`
+	// MemoryBacking is "anon" (the default) or "memfd".
+	MemoryBacking string `json:"memory_backing,omitempty"`
+}
+
+// GuestMetronome is the built-in guest of boot/metronome.
+const GuestMetronome = "metronome"
+
+var idPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+// ParseConfig reads a configuration from JSON. Unknown fields are errors, so
+// that a misspelt one does not silently do nothing.
+func ParseConfig(data []byte) (Config, error) {
+	var c Config
+	d := json.NewDecoder(strings.NewReader(string(data)))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&c); err != nil {
+		return Config{}, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	return c, nil
+}
+
+// withDefaults fills in what may be left out.
+func (c Config) withDefaults() Config {
+	if c.Machine.VCPUCount == 0 {
+		c.Machine.VCPUCount = 1
+	}
+	if c.Machine.MemSizeMiB == 0 {
+		c.Machine.MemSizeMiB = 512
+	}
+	if c.Machine.MemoryBacking == "" {
+		c.Machine.MemoryBacking = guestmem.Anon.String()
+	}
+	c.Drives = append([]Drive(nil), c.Drives...)
+	for i := range c.Drives {
+		d := &c.Drives[i]
+		if d.ID == "" {
+			d.ID = fmt.Sprintf("vd%c", 'a'+i)
+		}
+		if d.Format == "" {
+			d.Format = "raw"
+		}
+		if d.Cache == "" {
+			d.Cache = "writeback"
+		}
+		if d.Queues == 0 {
+			d.Queues = min(c.Machine.VCPUCount, 4)
+		}
+	}
+	return c
+}
+
+// validate checks everything that needs no file and no KVM. incoming machines
+// have no boot source.
+func (c Config) validate(incoming bool) error {
+	bad := func(format string, a ...any) error {
+		return fmt.Errorf("%w: %s", ErrConfig, fmt.Sprintf(format, a...))
+	}
+	if !idPattern.MatchString(c.ID) {
+		return bad("id %q; use 1 to 64 letters, digits, '.', '_' or '-'", c.ID)
+	}
+	m := c.Machine
+	if m.VCPUCount < 1 || m.VCPUCount > MaxCPUs {
+		return bad("%d vCPUs; give 1 to %d", m.VCPUCount, MaxCPUs)
+	}
+	if m.MemSizeMiB < MinMemoryMiB || m.MemSizeMiB > MaxMemoryMiB {
+		return bad("%d MiB of memory; give %d MiB to %d GiB", m.MemSizeMiB, MinMemoryMiB, MaxMemoryMiB>>10)
+	}
+	if _, err := guestmem.ParseBacking(m.MemoryBacking); err != nil {
+		return bad("%v", err)
+	}
+	if len(c.Drives) > MaxDrives {
+		return bad("%d drives; at most %d", len(c.Drives), MaxDrives)
+	}
+	seen := map[string]bool{}
+	for _, d := range c.Drives {
+		switch {
+		case !idPattern.MatchString(d.ID) || len(d.ID) > 20:
+			return bad("drive id %q; use 1 to 20 letters, digits, '.', '_' or '-'", d.ID)
+		case seen[d.ID]:
+			return bad("two drives with id %q; give each its own", d.ID)
+		case d.PathOnHost == "" && !incoming:
+			return bad("drive %q has no path", d.ID)
+		case d.Format != "raw":
+			return bad("drive %q: format %q; only raw images are supported", d.ID, d.Format)
+		case d.Queues < 1 || d.Queues > 16:
+			return bad("drive %q: %d queues; give 1 to 16", d.ID, d.Queues)
+		}
+		seen[d.ID] = true
+	}
+	if incoming {
+		return nil
+	}
+	return c.BootSource.validate()
+}
+
+func (b BootSource) validate() error {
+	switch {
+	case b.Guest == "" && b.KernelImagePath == "":
+		return fmt.Errorf("%w: nothing to boot; give --kernel FILE or --guest metronome", ErrConfig)
+	case b.Guest != "" && b.KernelImagePath != "":
+		return fmt.Errorf("%w: both guest %q and kernel %q; give one", ErrConfig, b.Guest, b.KernelImagePath)
+	case b.Guest != "" && b.Guest != GuestMetronome:
+		return fmt.Errorf("%w: no built-in guest %q; there is metronome", ErrConfig, b.Guest)
+	case b.Guest != "" && b.InitrdPath != "":
+		return fmt.Errorf("%w: the built-in guest takes no initrd", ErrConfig)
+	}
+	return nil
+}
+
+// cmdline is the kernel command line without what the machine adds for its
+// devices.
+func (c Config) cmdline() string {
+	line := c.BootSource.BootArgs
+	if line == "" && c.BootSource.Guest == "" {
+		o := boot.CmdlineOptions{}
+		for i, d := range c.Drives {
+			if d.IsRootDevice || i == 0 {
+				o.Root, o.ReadOnly = fmt.Sprintf("/dev/vd%c", 'a'+i), d.IsReadOnly
+			}
+			if d.IsRootDevice {
+				break
+			}
+		}
+		line = boot.DefaultCmdline(o)
+	}
+	return boot.JoinCmdline(line, c.BootSource.AppendArgs)
+}
+
+// openImage opens a file to boot from.
+func openImage(what, path string) (*os.File, boot.Image, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, boot.Image{}, fmt.Errorf("open %s: %w", what, err)
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("open %s %q: not a regular file", what, path)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, boot.Image{}, err
+	}
+	return f, boot.Image{Name: path, ReaderAt: f, Size: st.Size()}, nil
+}

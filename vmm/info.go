@@ -1,0 +1,87 @@
+package vmm
+
+import (
+	"context"
+	"fmt"
+
+	"godwit/virtio/blk"
+)
+
+// Info is what `godwit info` shows of a machine. Every field's name says its
+// unit.
+type Info struct {
+	ID            string      `json:"id"`
+	State         string      `json:"state"`
+	VCPUs         int         `json:"vcpus"`
+	MemoryMiB     int         `json:"memory_mib"`
+	MemoryBacking string      `json:"memory_backing"`
+	ResidentBytes uint64      `json:"resident_bytes"` // guest memory that the host has given
+	Exits         []uint64    `json:"exits"`          // returns of KVM_RUN, by vCPU
+	BootMarks     []BootMark  `json:"boot_marks"`
+	Serial        SerialInfo  `json:"serial"`
+	Drives        []DriveInfo `json:"drives"`
+}
+
+// BootMark is a byte that the guest wrote to the boot-timer port.
+type BootMark struct {
+	Code  uint8  `json:"code"`
+	AtUS  int64  `json:"at_us"` // since the machine was assembled, microseconds
+	Count uint64 `json:"count"`
+}
+
+// SerialInfo counts the console's output.
+type SerialInfo struct {
+	WrittenBytes uint64 `json:"written_bytes"`
+	LostBytes    uint64 `json:"lost_bytes"`
+}
+
+// DriveInfo is a disk and what it has done.
+type DriveInfo struct {
+	ID        string    `json:"id"`
+	Path      string    `json:"path"`
+	SizeBytes int64     `json:"size_bytes"`
+	ReadOnly  bool      `json:"read_only"`
+	Stats     blk.Stats `json:"stats"`
+}
+
+// Info collects the figures. It disturbs the guest no more than a look at
+// counters.
+func (m *Machine) Info() (Info, error) {
+	m.op.Lock()
+	defer m.op.Unlock()
+	i := Info{
+		ID:            m.cfg.ID,
+		State:         m.State().String(),
+		VCPUs:         len(m.vcpus),
+		MemoryMiB:     m.cfg.Machine.MemSizeMiB,
+		MemoryBacking: m.cfg.Machine.MemoryBacking,
+		BootMarks:     []BootMark{},
+		Drives:        []DriveInfo{},
+	}
+	if m.State() == StateClosed {
+		return i, fmt.Errorf("info: %w: the machine is closed", ErrState)
+	}
+	var err error
+	if i.ResidentBytes, err = m.mem.Resident(); err != nil {
+		return i, err
+	}
+	for _, v := range m.vcpus {
+		i.Exits = append(i.Exits, v.exits.Load())
+	}
+	for _, mark := range m.dev.timer.Marks() {
+		i.BootMarks = append(i.BootMarks, BootMark{Code: mark.Code, AtUS: mark.At.Microseconds(), Count: mark.Count})
+	}
+	s := m.dev.serial.Stats()
+	i.Serial = SerialInfo{WrittenBytes: s.Written, LostBytes: s.Lost}
+	for _, d := range m.dev.drives {
+		i.Drives = append(i.Drives, DriveInfo{ID: d.ID, Path: d.path, SizeBytes: d.file.Size(), ReadOnly: d.IsReadOnly, Stats: d.dev.Stats()})
+	}
+	return i, nil
+}
+
+// Input hands p to the guest's serial port, as if typed. It returns when all
+// of p is queued there, or with how much was when ctx ended or the machine was
+// closed; a guest that does not read never makes a vCPU wait.
+func (m *Machine) Input(ctx context.Context, p []byte) (int, error) {
+	return m.dev.serial.Input(ctx, p)
+}

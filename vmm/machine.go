@@ -1,0 +1,413 @@
+package vmm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"godwit/boot"
+	"godwit/boot/metronome"
+	"godwit/devices/bus"
+	"godwit/devices/state"
+	"godwit/kvm"
+	"godwit/kvm/guestmem"
+)
+
+// Options is what a machine gets from the process that it lives in, and what
+// does not travel with it.
+type Options struct {
+	// Serial receives what the guest writes to its first serial port; nil
+	// discards it. A slow writer never holds a vCPU for long: see devices/serial.
+	Serial io.Writer
+	// Log receives what an operator may want to know; nil is silent.
+	Log *slog.Logger
+}
+
+// Machine is a virtual machine. Its methods may be called from any goroutine.
+type Machine struct {
+	cfg   Config
+	log   *slog.Logger
+	began time.Time // when assembly began
+
+	sys      *kvm.System
+	vm       *kvm.VM
+	mem      *memory
+	cpuid    []kvm.CPUIDEntry // what all vCPUs share
+	msrs     []uint32         // saved MSRs, the TSC last
+	tscKHz   uint32
+	clock    clockSaver
+	vcpus    []*VCPU
+	throttle *throttle
+
+	pio, mmio bus.Bus
+	dev       devices
+
+	// op serialises what changes the machine's life; it may be held for as
+	// long as vCPUs take to stop. mu guards the fields below it and is never
+	// held while waiting, since vCPU threads take it when the guest ends.
+	op    sync.Mutex
+	mu    sync.Mutex
+	state State
+	exit  Exit
+	ended chan struct{}
+
+	// Guarded by op:
+	operatorPaused bool   // paused by its operator, so that it arrives paused
+	ticksAway      uint64 // what a restored machine's TSC must catch up
+	disksReleased  bool   // disk locks are given up to a destination
+}
+
+// New assembles a machine and loads what it boots. The guest does not run yet.
+// On an error nothing is left behind.
+func New(cfg Config, o Options) (*Machine, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(false); err != nil {
+		return nil, err
+	}
+	m, err := assemble(cfg, o, assembly{})
+	if err != nil {
+		return nil, err
+	}
+	if err := m.load(); err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	return m, nil
+}
+
+// assembly is how building for a migration differs from building to boot.
+type assembly struct {
+	incoming bool
+	cpuid    []kvm.CPUIDEntry  // the source's, where there is one
+	disks    map[string]string // drive id to the path to open here
+}
+
+// assemble builds a machine in the order that KVM asks for: interrupt
+// controllers and timer before the first vCPU, CPUID before any other vCPU
+// state, memory and devices before the guest runs.
+func assemble(cfg Config, o Options, a assembly) (_ *Machine, err error) {
+	m := &Machine{cfg: cfg, log: o.Log, began: time.Now(), ended: make(chan struct{})}
+	if m.log == nil {
+		m.log = slog.New(slog.DiscardHandler)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.Close())
+		}
+	}()
+	if m.sys, err = kvm.Open(); err != nil {
+		return nil, err
+	}
+	if m.vm, err = m.sys.CreateVM(); err != nil {
+		return nil, err
+	}
+	if err := m.createChips(); err != nil {
+		return nil, err
+	}
+	if err := m.createMemory(); err != nil {
+		return nil, err
+	}
+	if m.cpuid = a.cpuid; m.cpuid == nil {
+		if m.cpuid, err = baseCPUID(m.sys); err != nil {
+			return nil, err
+		}
+	}
+	if err := m.createVCPUs(); err != nil {
+		return nil, err
+	}
+	if err := m.createDevices(o, a); err != nil {
+		return nil, err
+	}
+	for _, v := range m.vcpus {
+		v.start()
+	}
+	m.throttle = newThrottle(m.vcpus)
+	return m, nil
+}
+
+// createChips makes the in-kernel interrupt controllers and the timer.
+func (m *Machine) createChips() error {
+	if err := m.vm.SetTSSAddr(tssAddr); err != nil {
+		return err
+	}
+	if err := m.vm.SetIdentityMapAddr(identityMapAddr); err != nil {
+		return err
+	}
+	if err := m.vm.CreateIRQChip(); err != nil {
+		return err
+	}
+	if err := m.vm.CreatePIT2(kvm.PITSpeakerDummy); err != nil {
+		return err
+	}
+	caps, err := m.sys.CheckExtension(kvm.CapAdjustClock)
+	m.clock = clockSaver{vm: m.vm, caps: caps}
+	return err
+}
+
+func (m *Machine) createMemory() error {
+	backing, err := guestmem.ParseBacking(m.cfg.Machine.MemoryBacking)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	ram, err := guestmem.New(uint64(m.cfg.Machine.MemSizeMiB)<<20, guestmem.Options{Backing: backing})
+	if err != nil {
+		return err
+	}
+	m.mem = &memory{Memory: ram, vm: m.vm}
+	return m.mem.setFlags(0)
+}
+
+func (m *Machine) createVCPUs() error {
+	n := m.cfg.Machine.VCPUCount
+	if most, err := m.sys.CheckExtension(kvm.CapMaxVCPUs); err == nil && most > 0 && n > most {
+		return fmt.Errorf("%w: %d vCPUs; this host's KVM has at most %d", ErrConfig, n, most)
+	}
+	for id := range n {
+		fd, err := m.vm.CreateVCPU(id)
+		if err != nil {
+			return err
+		}
+		m.vcpus = append(m.vcpus, newVCPU(m, id, fd))
+		if err := fd.SetCPUID(vcpuCPUID(m.cpuid, id, n)); err != nil {
+			return err
+		}
+	}
+	var err error
+	if m.msrs, err = savedMSRs(m.sys, m.vcpus[0].fd); err != nil {
+		return err
+	}
+	m.tscKHz, err = m.vcpus[0].fd.TSCKHz()
+	return err
+}
+
+// load places what boots into memory and sets the first vCPU's registers; the
+// others wait for the guest to start them (INIT, SIPI).
+func (m *Machine) load() error {
+	line := boot.JoinCmdline(m.cfg.cmdline(), m.dev.cmdline())
+	cfg := boot.Config{CPUs: len(m.vcpus), Cmdline: line}
+	if m.cfg.BootSource.Guest == GuestMetronome {
+		elf := metronome.ELF()
+		cfg.Kernel = boot.Image{Name: GuestMetronome, ReaderAt: bytes.NewReader(elf), Size: int64(len(elf))}
+		cfg.Cmdline = boot.JoinCmdline(m.cfg.cmdline(), m.metronomeArgs())
+	} else {
+		f, img, err := openImage("kernel", m.cfg.BootSource.KernelImagePath)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		cfg.Kernel = img
+	}
+	if path := m.cfg.BootSource.InitrdPath; path != "" {
+		f, img, err := openImage("initrd", path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		cfg.Initrd = &img
+	}
+	entry, err := boot.Load(m.mem.Memory, cfg)
+	if err != nil {
+		return err
+	}
+	for _, v := range m.vcpus {
+		if err := wireLAPIC(v.fd); err != nil {
+			return err
+		}
+	}
+	return enter(m.vcpus[0].fd, entry)
+}
+
+// metronomeArgs is what the built-in guest cannot find out quickly by itself:
+// the TSC's rate, and the number of vCPUs where the user does not say.
+func (m *Machine) metronomeArgs() string {
+	args := fmt.Sprintf("tsc_khz=%d", m.tscKHz)
+	if !strings.Contains(" "+m.cfg.cmdline(), " vcpus=") {
+		args += fmt.Sprintf(" vcpus=%d", len(m.vcpus))
+	}
+	return args
+}
+
+// setState makes a legal step.
+func (m *Machine) setState(to State) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := legal(m.state, to); err != nil {
+		return err
+	}
+	m.state = to
+	return nil
+}
+
+// State tells where the machine stands.
+func (m *Machine) State() State {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.state
+}
+
+// Start lets a built machine run.
+func (m *Machine) Start() error {
+	m.op.Lock()
+	defer m.op.Unlock()
+	if s := m.State(); s != StateBuilt {
+		return fmt.Errorf("start: %w: the machine is %s", ErrState, s)
+	}
+	return m.run()
+}
+
+// Pause stops the vCPUs and drains the devices: when it returns, nothing in
+// this process writes guest memory or disk images any more, and everything the
+// guest wrote to its console has left. ctx bounds only the console's part.
+func (m *Machine) Pause(ctx context.Context) error {
+	m.op.Lock()
+	defer m.op.Unlock()
+	return m.pause(ctx)
+}
+
+func (m *Machine) pause(ctx context.Context) error {
+	if s := m.State(); s != StateRunning {
+		return fmt.Errorf("pause: %w: the machine is %s", ErrState, s)
+	}
+	m.parkVCPUs()
+	if err := m.dev.pause(ctx); err != nil {
+		m.dev.resume()
+		m.runVCPUs()
+		return fmt.Errorf("pause: %w", err)
+	}
+	if err := m.setState(StatePaused); err != nil {
+		return fmt.Errorf("pause: %w: %w", err, m.Exit())
+	}
+	return nil
+}
+
+// Resume lets a paused machine run on.
+func (m *Machine) Resume() error {
+	m.op.Lock()
+	defer m.op.Unlock()
+	if s := m.State(); s != StatePaused {
+		return fmt.Errorf("resume: %w: the machine is %s", ErrState, s)
+	}
+	return m.run()
+}
+
+func (m *Machine) run() error {
+	if m.disksReleased {
+		return fmt.Errorf("resume: %w: its disks are given up", ErrState)
+	}
+	if err := m.setState(StateRunning); err != nil {
+		return err
+	}
+	for _, v := range m.vcpus {
+		// Tells a guest's watchdog that it was stopped; EINVAL means the guest
+		// has no kvmclock and needs no telling.
+		_ = v.fd.KVMClockCtrl()
+	}
+	m.dev.resume()
+	m.runVCPUs()
+	return nil
+}
+
+func (m *Machine) runVCPUs() {
+	for _, v := range m.vcpus {
+		v.tell(wishRun)
+	}
+}
+
+// parkVCPUs kicks all vCPUs first and waits for each then, so that they stop
+// side by side.
+func (m *Machine) parkVCPUs() {
+	for _, v := range m.vcpus {
+		v.tell(wishPark)
+	}
+	for _, v := range m.vcpus {
+		v.waitParked()
+	}
+}
+
+// Stop ends the machine as if its power were cut. It is not an error to stop a
+// machine that has ended.
+func (m *Machine) Stop() {
+	m.end(Exit{Kind: ExitStopped})
+}
+
+// end records how the guest ended, once, and parks the vCPUs. It may be called
+// from a vCPU's thread or a device, so it waits for nothing.
+func (m *Machine) end(e Exit) {
+	m.mu.Lock()
+	if legal(m.state, StateEnded) != nil {
+		m.mu.Unlock()
+		return
+	}
+	m.state, m.exit = StateEnded, e
+	close(m.ended)
+	m.mu.Unlock()
+	for _, v := range m.vcpus {
+		v.tell(wishPark)
+	}
+}
+
+// Ended is closed when the guest has ended; Exit then tells how.
+func (m *Machine) Ended() <-chan struct{} { return m.ended }
+
+// Exit tells how the guest ended. Only after Ended is closed.
+func (m *Machine) Exit() Exit {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.exit
+}
+
+// Config is what the machine was built from, defaults filled in.
+func (m *Machine) Config() Config { return m.cfg }
+
+// Close ends the machine where it has not ended, flushes its disks and gives
+// back everything it holds. The machine must not be used afterwards.
+func (m *Machine) Close() error {
+	m.end(Exit{Kind: ExitStopped})
+	m.op.Lock()
+	defer m.op.Unlock()
+	if m.State() == StateClosed {
+		return nil
+	}
+	if m.throttle != nil {
+		m.throttle.close()
+	}
+	for _, v := range m.vcpus {
+		v.tell(wishStop)
+	}
+	for _, v := range m.vcpus {
+		if v.tid != 0 {
+			<-v.done
+		}
+	}
+	err := m.dev.close()
+	for _, v := range m.vcpus {
+		v.fd.Close()
+	}
+	if m.vm != nil {
+		m.vm.Close()
+	}
+	if m.mem != nil {
+		err = errors.Join(err, m.mem.Close())
+	}
+	if m.sys != nil {
+		m.sys.Close()
+	}
+	_ = m.setState(StateClosed)
+	return err
+}
+
+// savers lists every part with state, in the order of restoring: the machine's
+// own first, since vCPUs and clock need what it says; interrupt controllers
+// before the local APICs of the vCPUs that they signal; the clock after the
+// vCPUs' TSCs, on which it is based.
+func (m *Machine) savers(vcpus []state.Saver) []state.Saver {
+	list := []state.Saver{&machineSaver{m}, chipSaver{m.vm}}
+	list = append(list, vcpus...)
+	list = append(list, m.clock)
+	return append(list, m.dev.savers()...)
+}

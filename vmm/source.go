@@ -1,0 +1,160 @@
+package vmm
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"golang.org/x/sync/errgroup"
+
+	"godwit/devices/state"
+	"godwit/kvm"
+	"godwit/migration"
+)
+
+// wireConfig is CONFIG on the wire: the machine, and what its vCPUs promise
+// the guest.
+type wireConfig struct {
+	Config Config           `json:"config"`
+	CPUID  []kvm.CPUIDEntry `json:"cpuid"`
+	TSCKHz uint32           `json:"tsc_khz"`
+}
+
+// source is a Machine about to leave.
+type source struct {
+	m         *Machine
+	wasPaused bool
+}
+
+var _ migration.Source = (*source)(nil)
+
+// Source gives the migration engine its view of the machine. One migration at
+// a time may use it.
+func (m *Machine) Source() migration.Source { return &source{m: m} }
+
+// Config implements migration.Source.
+func (s *source) Config() ([]byte, error) {
+	return json.Marshal(wireConfig{Config: s.m.cfg, CPUID: s.m.cpuid, TSCKHz: s.m.tscKHz})
+}
+
+// Memory implements migration.Source.
+func (s *source) Memory() []migration.Region { return regions(s.m.mem) }
+
+func regions(mem *memory) []migration.Region {
+	var out []migration.Region
+	for _, r := range mem.Regions() {
+		out = append(out, migration.Region{GPA: r.GPA, Bytes: r.Bytes})
+	}
+	return out
+}
+
+// Touched implements migration.Source.
+func (s *source) Touched() ([]migration.Extent, error) {
+	touched, err := s.m.mem.Touched()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]migration.Extent, len(touched))
+	for i, e := range touched {
+		out[i] = migration.Extent{GPA: e.GPA, Len: e.Len}
+	}
+	return out, nil
+}
+
+// StartDirtyLog implements migration.Source.
+func (s *source) StartDirtyLog() error { return s.m.mem.startLog() }
+
+// StopDirtyLog implements migration.Source.
+func (s *source) StopDirtyLog() error { return s.m.mem.stopLog() }
+
+// Dirty implements migration.Source.
+func (s *source) Dirty(dst migration.Bitmap) error { return s.m.mem.dirty(dst) }
+
+// SetDuty implements migration.Source.
+func (s *source) SetDuty(percent int) error { return s.m.throttle.set(percent) }
+
+// Pause implements migration.Source. A machine that its operator has paused
+// stays paused, here after a failure and there after success.
+func (s *source) Pause(ctx context.Context) error {
+	s.m.op.Lock()
+	defer s.m.op.Unlock()
+	s.wasPaused = s.m.State() == StatePaused
+	s.m.operatorPaused = s.wasPaused
+	if s.wasPaused {
+		return nil
+	}
+	return s.m.pause(ctx)
+}
+
+// Resume implements migration.Source.
+func (s *source) Resume() error {
+	if s.wasPaused {
+		return nil
+	}
+	return s.m.Resume()
+}
+
+// SaveState implements migration.Source. The vCPUs' state is collected side by
+// side; writing it is only encoding.
+func (s *source) SaveState(w io.Writer) error {
+	s.m.op.Lock()
+	defer s.m.op.Unlock()
+	if st := s.m.State(); st != StatePaused {
+		return fmt.Errorf("save state: %w: the machine is %s", ErrState, st)
+	}
+	vcpus := make([]state.Saver, len(s.m.vcpus))
+	var group errgroup.Group
+	for i, v := range s.m.vcpus {
+		group.Go(func() error {
+			st, err := v.readState()
+			vcpus[i] = &vcpuSaver{v: v, s: st}
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	sw := state.NewWriter(w)
+	for _, p := range s.m.savers(vcpus) {
+		if err := sw.WriteSaver(p); err != nil {
+			return err
+		}
+	}
+	return sw.Close()
+}
+
+// Release implements migration.Source.
+func (s *source) Release() error {
+	s.m.op.Lock()
+	defer s.m.op.Unlock()
+	if err := s.m.dev.unlockDisks(); err != nil {
+		return err
+	}
+	s.m.disksReleased = true
+	return nil
+}
+
+// Reclaim implements migration.Source.
+func (s *source) Reclaim() error {
+	s.m.op.Lock()
+	defer s.m.op.Unlock()
+	if !s.m.disksReleased {
+		return nil
+	}
+	if err := s.m.dev.lockDisks(); err != nil {
+		return err
+	}
+	s.m.disksReleased = false
+	return nil
+}
+
+// Ended implements migration.Source.
+func (s *source) Ended() <-chan struct{} { return s.m.Ended() }
+
+// EndReason implements migration.Source.
+func (s *source) EndReason() error { return s.m.Exit() }
+
+// MigratedTo ends a paused machine whose guest runs elsewhere now. Its disks
+// are not flushed or touched any more: they belong to the destination.
+func (m *Machine) MigratedTo() { m.end(Exit{Kind: ExitMigrated}) }

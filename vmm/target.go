@@ -1,0 +1,141 @@
+package vmm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"godwit/devices/state"
+	"godwit/migration"
+)
+
+// ErrIncompatible marks a machine that this host cannot take.
+var ErrIncompatible = errors.New("this host cannot take the machine")
+
+// Incoming says what a stranger's machine may have here.
+type Incoming struct {
+	Options
+	// Disks maps a drive's id to the path that the operator opens for it.
+	Disks map[string]string
+	// AllowPrefixes are the directories below which a path that the source
+	// names is opened as it is.
+	AllowPrefixes []string
+}
+
+// target is a Machine about to arrive.
+type target struct{ m *Machine }
+
+var _ migration.Target = (*target)(nil)
+
+// BuildTarget makes the Builder of a receiver. built is told each machine
+// before anything of the guest arrives, so that its owner can show and close
+// it; it may be nil.
+func BuildTarget(in Incoming, built func(*Machine)) migration.Builder {
+	return func(_ context.Context, config []byte) (migration.Target, error) {
+		m, err := newIncoming(in, config)
+		if err != nil {
+			return nil, err
+		}
+		if built != nil {
+			built(m)
+		}
+		return &target{m: m}, nil
+	}
+}
+
+func newIncoming(in Incoming, config []byte) (*Machine, error) {
+	w, err := parseWireConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	cfg := w.Config.withDefaults()
+	if err := cfg.validate(true); err != nil {
+		return nil, err
+	}
+	if err := checkHost(cfg, w.CPUID); err != nil {
+		return nil, err
+	}
+	disks, err := in.resolve(cfg.Drives)
+	if err != nil {
+		return nil, err
+	}
+	m, err := assemble(cfg, in.Options, assembly{incoming: true, cpuid: w.CPUID, disks: disks})
+	if err != nil {
+		return nil, err
+	}
+	if w.TSCKHz != 0 && w.TSCKHz != m.tscKHz {
+		if err := m.setTSCKHz(w.TSCKHz); err != nil {
+			return nil, errors.Join(err, m.Close())
+		}
+	}
+	return m, nil
+}
+
+// setTSCKHz gives all vCPUs the rate that the guest is used to.
+func (m *Machine) setTSCKHz(khz uint32) error {
+	// Linux calls 250 parts in a million the same rate and so do we: the guest's
+	// own clock discipline covers it (kernel: tsc_tolerance_ppm).
+	if diff := max(khz, m.tscKHz) - min(khz, m.tscKHz); uint64(diff)*1e6 <= uint64(khz)*250 {
+		return nil
+	}
+	for _, v := range m.vcpus {
+		if err := v.fd.SetTSCKHz(khz); err != nil {
+			return fmt.Errorf("%w: its TSC runs at %d kHz, this host's at %d and cannot be scaled: %w", ErrIncompatible, khz, m.tscKHz, err)
+		}
+	}
+	m.tscKHz = khz
+	return nil
+}
+
+// Memory implements migration.Target.
+func (t *target) Memory() []migration.Region { return regions(t.m.mem) }
+
+// Populate implements migration.Target.
+func (t *target) Populate(extents []migration.Extent) error {
+	return t.m.mem.populate(extents)
+}
+
+// LoadState implements migration.Target.
+func (t *target) LoadState(r io.Reader) error {
+	t.m.op.Lock()
+	defer t.m.op.Unlock()
+	sections, err := state.Read(r, state.DefaultLimits)
+	if err != nil {
+		return err
+	}
+	vcpus := make([]state.Saver, len(t.m.vcpus))
+	for i, v := range t.m.vcpus {
+		vcpus[i] = &vcpuSaver{v: v}
+	}
+	for _, p := range t.m.savers(vcpus) {
+		if err := sections.Restore(p); err != nil {
+			return err
+		}
+	}
+	if err := sections.Done(); err != nil {
+		return err
+	}
+	t.m.dev.rearm()
+	return nil
+}
+
+// Acquire implements migration.Target.
+func (t *target) Acquire() error {
+	t.m.op.Lock()
+	defer t.m.op.Unlock()
+	return t.m.dev.lockDisks()
+}
+
+// Run implements migration.Target.
+func (t *target) Run() error {
+	if t.m.operatorPaused {
+		t.m.op.Lock()
+		defer t.m.op.Unlock()
+		return t.m.setState(StatePaused)
+	}
+	return t.m.Start()
+}
+
+// Abort implements migration.Target.
+func (t *target) Abort() error { return t.m.Close() }

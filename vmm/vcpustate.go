@@ -1,0 +1,251 @@
+package vmm
+
+import (
+	"errors"
+	"fmt"
+
+	"godwit/devices/state"
+	"godwit/kvm"
+)
+
+// Model-specific registers with a place of their own in the order below.
+const (
+	msrTSC         = 0x10       // Intel SDM 4: IA32_TIME_STAMP_COUNTER
+	msrTSCAdjust   = 0x3b       // IA32_TSC_ADJUST
+	msrTSCDeadline = 0x6e0      // IA32_TSC_DEADLINE
+	msrAPICBase    = 0x1b       // IA32_APIC_BASE; travels in Sregs
+	msrEFER        = 0xc0000080 // travels in Sregs
+
+	maxMSRs      = 1024
+	maxXSaveSize = 64 << 10 // AMX needs 11 KiB; nothing comes near
+)
+
+// vcpuState is all that a vCPU is, as plain data.
+type vcpuState struct {
+	MPState  kvm.MPState
+	Regs     kvm.Regs
+	Sregs    kvm.Sregs
+	XCRs     kvm.XCRs
+	XSave    []byte
+	LAPIC    kvm.LAPIC
+	Debug    kvm.DebugRegs
+	Events   kvm.VCPUEvents
+	MSRs     []kvm.MSREntry
+	Deadline uint64 // IA32_TSC_DEADLINE; 0 is disarmed
+}
+
+// read collects the state of a vCPU that stands still. Two places in the order
+// matter: MP state comes first, because asking for it makes KVM process a
+// pending INIT or SIPI, which changes registers and the local APIC (kernel:
+// kvm_arch_vcpu_ioctl_get_mpstate); the TSC comes last of the MSRs' values in
+// time, so that the guest's clock loses as little as possible.
+func (v *VCPU) readState() (*vcpuState, error) {
+	var s vcpuState
+	var err error
+	step := func(f func() error) {
+		if err == nil {
+			err = f()
+		}
+	}
+	step(func() (e error) { s.MPState, e = v.fd.MPState(); return })
+	step(func() (e error) { s.Regs, e = v.fd.Regs(); return })
+	step(func() (e error) { s.Sregs, e = v.fd.Sregs(); return })
+	step(func() (e error) { s.XCRs, e = v.fd.XCRs(); return })
+	step(func() (e error) { s.XSave, e = v.fd.XSave(); return })
+	step(func() (e error) { s.LAPIC, e = v.fd.LAPIC(); return })
+	step(func() (e error) { s.Debug, e = v.fd.DebugRegs(); return })
+	step(func() (e error) { s.Events, e = v.fd.VCPUEvents(); return })
+	step(func() (e error) { s.Deadline, e = v.readDeadline(); return })
+	step(func() (e error) { s.MSRs, e = v.readMSRs(v.m.msrs); return })
+	if err != nil {
+		return nil, fmt.Errorf("save vCPU %d: %w", v.id, err)
+	}
+	return &s, nil
+}
+
+func (v *VCPU) readDeadline() (uint64, error) {
+	e := []kvm.MSREntry{{Index: msrTSCDeadline}}
+	if err := v.fd.MSRs(e); err != nil {
+		var refused *kvm.MSRError
+		if errors.As(err, &refused) {
+			return 0, nil // the guest has no deadline timer
+		}
+		return 0, err
+	}
+	return e[0].Data, nil
+}
+
+func (v *VCPU) readMSRs(indices []uint32) ([]kvm.MSREntry, error) {
+	entries := make([]kvm.MSREntry, len(indices))
+	for i, x := range indices {
+		entries[i].Index = x
+	}
+	return entries, v.fd.MSRs(entries)
+}
+
+// savedMSRs are the MSRs that this vCPU lets us read, of those that KVM lists.
+// KVM lists by host, not by guest: an MSR whose CPUID feature the guest lacks
+// is refused, and nothing is lost without it.
+func savedMSRs(sys *kvm.System, fd *kvm.VCPU) ([]uint32, error) {
+	all, err := sys.MSRIndexList()
+	if err != nil {
+		return nil, err
+	}
+	var keep []uint32
+	hasTSC := false
+	for _, x := range all {
+		switch x {
+		case msrTSCDeadline, msrAPICBase, msrEFER:
+			continue
+		case msrTSC:
+			hasTSC = true
+			continue
+		}
+		err := fd.MSRs([]kvm.MSREntry{{Index: x}})
+		var refused *kvm.MSRError
+		if errors.As(err, &refused) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		keep = append(keep, x)
+	}
+	if hasTSC {
+		keep = append(keep, msrTSC)
+	}
+	return keep, nil
+}
+
+// writeState makes a fresh vCPU what s says. CPUID was set when it was
+// created, and decides what KVM accepts here. Then the order is:
+//
+//	Sregs      APIC base and mode, CR4 and EFER, which the rest depends on
+//	XCRs       before XSave: XCR0 decides which components load
+//	XSave
+//	Regs
+//	LAPIC      after the APIC base, which gives its mode
+//	MSRs       TSC_ADJUST before TSC: writing ADJUST moves the TSC
+//	deadline   after LAPIC (timer mode) and TSC, or it would fire at once
+//	Debug
+//	Events     after Regs and Sregs, which clear pending exceptions
+//	MPState    last: a vCPU that waits for SIPI keeps waiting
+func (v *VCPU) writeState(s *vcpuState) error {
+	var err error
+	step := func(f func() error) {
+		if err == nil {
+			err = f()
+		}
+	}
+	step(func() error { return v.fd.SetSregs(&s.Sregs) })
+	step(func() error { return v.fd.SetXCRs(&s.XCRs) })
+	step(func() error { return v.fd.SetXSave(s.XSave) })
+	step(func() error { return v.fd.SetRegs(&s.Regs) })
+	step(func() error { return v.fd.SetLAPIC(&s.LAPIC) })
+	for i := range s.MSRs {
+		if s.MSRs[i].Index == msrTSC {
+			s.MSRs[i].Data += v.m.ticksAway
+		}
+	}
+	step(func() error { return v.writeMSRs(s.MSRs) })
+	if s.Deadline != 0 {
+		step(func() error { return v.fd.SetMSRs([]kvm.MSREntry{{Index: msrTSCDeadline, Data: s.Deadline}}) })
+	}
+	step(func() error { return v.fd.SetDebugRegs(&s.Debug) })
+	step(func() error { return v.fd.SetVCPUEvents(&s.Events) })
+	step(func() error { return v.fd.SetMPState(s.MPState) })
+	if err != nil {
+		return fmt.Errorf("restore vCPU %d: %w", v.id, err)
+	}
+	return nil
+}
+
+// writeMSRs sets what this host knows. An MSR that it refuses matters only if
+// the guest had put something other than this host's own value there.
+func (v *VCPU) writeMSRs(entries []kvm.MSREntry) error {
+	for len(entries) > 0 {
+		err := v.fd.SetMSRs(entries)
+		var refused *kvm.MSRError
+		if !errors.As(err, &refused) {
+			return err
+		}
+		skip := refused.Done
+		if skip >= len(entries) {
+			return err
+		}
+		here := []kvm.MSREntry{{Index: entries[skip].Index}}
+		if v.fd.MSRs(here) != nil && entries[skip].Data != 0 || here[0].Data != entries[skip].Data {
+			return err
+		}
+		entries = entries[skip+1:]
+	}
+	return nil
+}
+
+// vcpuSaver makes a vCPU's state a section. Saving only encodes what was
+// collected before, by all vCPUs side by side; restoring goes to KVM.
+type vcpuSaver struct {
+	v *VCPU
+	s *vcpuState
+}
+
+var _ state.Saver = (*vcpuSaver)(nil)
+
+// StateID implements state.Saver.
+func (p *vcpuSaver) StateID() string { return fmt.Sprintf("vcpu/%d", p.v.id) }
+
+// StateVersion implements state.Saver.
+func (p *vcpuSaver) StateVersion() uint32 { return 1 }
+
+// Save implements state.Saver.
+func (p *vcpuSaver) Save(e *state.Encoder) error {
+	p.s.encode(e)
+	return nil
+}
+
+// Restore implements state.Saver. KVM judges the values.
+func (p *vcpuSaver) Restore(_ uint32, d *state.Decoder) error {
+	s := decodeVCPU(d)
+	if err := d.Err(); err != nil {
+		return err
+	}
+	return p.v.writeState(s)
+}
+
+// encode writes the fixed structs as the kernel lays them out (little-endian,
+// checked against its header by kvm's tests), then the counted parts.
+func (s *vcpuState) encode(e *state.Encoder) {
+	for _, part := range s.fixed() {
+		encodeStruct(e, part)
+	}
+	e.Bytes(s.XSave)
+	e.U32(uint32(len(s.MSRs)))
+	for _, m := range s.MSRs {
+		e.U32(m.Index)
+		e.U64(m.Data)
+	}
+	e.U64(s.Deadline)
+}
+
+// fixed lists the parts of fixed size in the order of the section.
+func (s *vcpuState) fixed() []any {
+	return []any{&s.MPState, &s.Regs, &s.Sregs, &s.XCRs, &s.LAPIC, &s.Debug, &s.Events}
+}
+
+func decodeVCPU(d *state.Decoder) *vcpuState {
+	var s vcpuState
+	for _, part := range s.fixed() {
+		decodeStruct(d, part)
+	}
+	s.XSave = d.Bytes(maxXSaveSize)
+	n := d.U32()
+	if n > maxMSRs {
+		d.Fail("%d MSRs, at most %d", n, maxMSRs)
+		return &s
+	}
+	for range n {
+		s.MSRs = append(s.MSRs, kvm.MSREntry{Index: d.U32(), Data: d.U64()})
+	}
+	s.Deadline = d.U64()
+	return &s
+}
