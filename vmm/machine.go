@@ -188,12 +188,15 @@ func (m *Machine) createVCPUs() error {
 // load places what boots into memory and sets the first vCPU's registers; the
 // others wait for the guest to start them (INIT, SIPI).
 func (m *Machine) load() error {
-	line := boot.JoinCmdline(m.cfg.cmdline(), m.dev.cmdline())
-	cfg := boot.Config{CPUs: len(m.vcpus), Cmdline: line}
+	cfg := boot.Config{CPUs: len(m.vcpus), Cmdline: boot.JoinCmdline(m.cfg.cmdline(), m.dev.cmdline())}
 	if m.cfg.BootSource.Guest == GuestMetronome {
+		line, err := m.metronomeArgs()
+		if err != nil {
+			return err
+		}
 		elf := metronome.ELF()
 		cfg.Kernel = boot.Image{Name: GuestMetronome, ReaderAt: bytes.NewReader(elf), Size: int64(len(elf))}
-		cfg.Cmdline = boot.JoinCmdline(m.cfg.cmdline(), m.metronomeArgs())
+		cfg.Cmdline = line
 	} else {
 		f, img, err := openImage("kernel", m.cfg.BootSource.KernelImagePath)
 		if err != nil {
@@ -222,14 +225,22 @@ func (m *Machine) load() error {
 	return enter(m.vcpus[0].fd, entry)
 }
 
-// metronomeArgs is what the built-in guest cannot find out quickly by itself:
-// the TSC's rate, and the number of vCPUs where the user does not say.
-func (m *Machine) metronomeArgs() string {
-	args := fmt.Sprintf("tsc_khz=%d", m.tscKHz)
-	if !strings.Contains(" "+m.cfg.cmdline(), " vcpus=") {
-		args += fmt.Sprintf(" vcpus=%d", len(m.vcpus))
+// metronomeArgs checks the user's options for the built-in guest and adds what
+// it cannot find out quickly by itself: the TSC's rate, and the number of vCPUs
+// where the user does not say.
+func (m *Machine) metronomeArgs() (string, error) {
+	line := m.cfg.cmdline()
+	o, err := metronome.ParseOptions(line)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	return args
+	if o.TSCKHz == 0 {
+		line = boot.JoinCmdline(line, fmt.Sprintf("tsc_khz=%d", m.tscKHz))
+	}
+	if !strings.Contains(" "+line, " vcpus=") {
+		line = boot.JoinCmdline(line, fmt.Sprintf("vcpus=%d", len(m.vcpus)))
+	}
+	return line, nil
 }
 
 // setState makes a legal step.

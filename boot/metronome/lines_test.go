@@ -1,0 +1,90 @@
+package metronome
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+func TestKind(t *testing.T) {
+	for line, want := range map[string]LineKind{
+		"metronome up\r\n":       LineUp,
+		"metronome up":           LineUp,
+		"metronome upper":        LineOther,
+		"metronome filled ms=3":  LineFilled,
+		"metronome beat t_ms=1":  LineBeat,
+		"metronome bad page=0x1": LineBad,
+		"metronome fault vector=0xe error=0x6 rip=0 cr2=0": LineFault,
+		"metronome error: fil=3: unknown option":           LineError,
+		"":                                                 LineOther,
+	} {
+		require.Equal(t, want, Kind(line), "%q", line)
+	}
+}
+
+// Lines as the guest printed them.
+func TestParseGuestLines(t *testing.T) {
+	b, err := ParseBeat("metronome beat t_ms=1319 writes=21963 gap_us=357 max_gap_us=2757 bad=3 sweeps=7 reads=2298\r\n")
+	require.NoError(t, err)
+	require.Equal(t, Beat{TMs: 1319, Writes: 21963, GapUs: 357, MaxGapUs: 2757, Bad: 3, Sweeps: 7, Reads: 2298}, b)
+
+	bad, err := ParseBad("metronome bad page=0x407000 index=7 version=259 kind=torn\r\n")
+	require.NoError(t, err)
+	require.Equal(t, Bad{Page: 0x407000, Index: 7, Version: 259, Kind: "torn"}, bad)
+
+	ms, err := ParseFilled("metronome filled ms=119\r\n")
+	require.NoError(t, err)
+	require.EqualValues(t, 119, ms)
+}
+
+func TestParseLineErrors(t *testing.T) {
+	const good = "metronome beat t_ms=1 writes=2 gap_us=3 max_gap_us=4 bad=5 sweeps=6"
+	for _, line := range []string{
+		"", "metronome up", "metronome beat", "metronome beat ",
+		strings.Replace(good, "writes=2", "", 1),
+		strings.Replace(good, "writes=2", "writes=", 1),
+		strings.Replace(good, "writes=2", "writes=-2", 1),
+		strings.Replace(good, "writes=2", "writes=18446744073709551616", 1),
+		good + " bad=5", good + " half", "x" + good,
+		good + strings.Repeat(" a", 300),
+	} {
+		_, err := ParseBeat(line)
+		require.ErrorIs(t, err, ErrLine, "%q", line)
+	}
+	_, err := ParseBeat(good + " later=word")
+	require.NoError(t, err)
+	_, err = ParseBad("metronome bad page=0x1 index=2 version=3 kind=odd")
+	require.ErrorIs(t, err, ErrLine)
+	_, err = ParseFilled("metronome filled ")
+	require.ErrorIs(t, err, ErrLine)
+}
+
+func TestParseBeatRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		v := rapid.SliceOfN(rapid.Uint64(), 8, 8).Draw(t, "values")
+		got, err := ParseBeat(fmt.Sprintf("metronome beat t_ms=%d writes=%d gap_us=%d max_gap_us=%d bad=%d sweeps=%d reads=%d back=%d",
+			v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]))
+		require.NoError(t, err)
+		require.Equal(t, Beat{v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]}, got)
+	})
+}
+
+func FuzzParseBeat(f *testing.F) {
+	f.Add("metronome beat t_ms=1319 writes=21963 gap_us=357 max_gap_us=2757 bad=3 sweeps=7 reads=2298\r\n")
+	f.Add("metronome bad page=0x407000 index=7 version=259 kind=torn")
+	f.Add("metronome filled ms=119")
+	f.Fuzz(func(t *testing.T, line string) {
+		if _, err := ParseBeat(line); err == nil {
+			require.Equal(t, LineBeat, Kind(line))
+		}
+		if _, err := ParseBad(line); err == nil {
+			require.Equal(t, LineBad, Kind(line))
+		}
+		if _, err := ParseFilled(line); err == nil {
+			require.Equal(t, LineFilled, Kind(line))
+		}
+	})
+}
