@@ -1,0 +1,5 @@
+//go:build !race
+
+package blockfile
+
+const raceEnabled = false

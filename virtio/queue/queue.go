@@ -1,0 +1,259 @@
+package queue
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"godwit/kvm/guestmem"
+)
+
+// MaxSize is the largest queue: virtio 1.2, 2.7.
+const MaxSize = 32768
+
+// Ring layout, in bytes: virtio 1.2, 2.7 and 2.7.5 to 2.7.8.
+const (
+	descSize      = 16 // struct virtq_desc
+	ringHeader    = 4  // flags and idx of either ring
+	availElemSize = 2
+	usedElemSize  = 8
+
+	descAlign, availAlign, usedAlign = 16, 2, 4
+)
+
+const (
+	availNoInterrupt = 1 // VIRTQ_AVAIL_F_NO_INTERRUPT
+	usedNoNotify     = 1 // VIRTQ_USED_F_NO_NOTIFY
+)
+
+var (
+	// ErrConfig says that the driver set a queue up in a way that cannot work.
+	ErrConfig = errors.New("bad virtqueue set-up")
+	// ErrBroken says that the driver broke a rule and the queue is stopped.
+	ErrBroken = errors.New("virtqueue broken by its driver")
+)
+
+// Config is what the driver chose for a queue. It is untrusted.
+type Config struct {
+	// Size is the number of descriptors, a power of two up to MaxSize.
+	Size uint16
+	// Desc, Avail and Used are the guest physical addresses of the three parts.
+	Desc, Avail, Used uint64
+	// EventIdx and Indirect say whether VIRTIO_F_EVENT_IDX and
+	// VIRTIO_F_INDIRECT_DESC were negotiated.
+	EventIdx, Indirect bool
+	// Next is the number of chains, modulo 2^16, that were taken and answered
+	// before: 0 but for a restored queue.
+	Next uint16
+}
+
+// Queue is one activated virtqueue. See the package comment for who may call.
+type Queue struct {
+	mem  *guestmem.Memory
+	cfg  Config
+	mask uint16
+
+	next uint16 // available entries taken so far, modulo 2^16
+	used uint16 // used entries published so far, modulo 2^16
+
+	// first makes the first answer after a restore interrupt the guest whatever
+	// it asked for: nobody knows whether the last one before the move did.
+	first   bool
+	quiet   bool // VIRTQ_USED_F_NO_NOTIFY is set
+	stopped bool
+	err     error // ErrBroken and why
+
+	free    []*Chain
+	scratch [descSize]byte // one descriptor, or one used element
+}
+
+// New checks cfg against mem and gives the queue.
+func New(mem *guestmem.Memory, cfg Config) (*Queue, error) {
+	if err := cfg.check(mem); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	return &Queue{
+		mem: mem, cfg: cfg, mask: cfg.Size - 1,
+		next: cfg.Next, used: cfg.Next, first: cfg.Next != 0,
+	}, nil
+}
+
+func (c *Config) check(mem *guestmem.Memory) error {
+	if c.Size == 0 || c.Size > MaxSize || c.Size&(c.Size-1) != 0 {
+		return fmt.Errorf("size %d is not a power of two from 1 to %d", c.Size, MaxSize)
+	}
+	n := uint64(c.Size)
+	for _, part := range []struct {
+		name             string
+		gpa, size, align uint64
+	}{
+		{"descriptor table", c.Desc, descSize * n, descAlign},
+		// Each ring has the event index behind its last entry.
+		{"available ring", c.Avail, ringHeader + availElemSize*n + 2, availAlign},
+		{"used ring", c.Used, ringHeader + usedElemSize*n + 2, usedAlign},
+	} {
+		if part.gpa%part.align != 0 {
+			return fmt.Errorf("%s at %#x is not aligned to %d", part.name, part.gpa, part.align)
+		}
+		if _, err := mem.View(part.gpa, part.size); err != nil {
+			return fmt.Errorf("%s: %w", part.name, err)
+		}
+	}
+	return nil
+}
+
+// Size is the number of descriptors.
+func (q *Queue) Size() uint16 { return q.cfg.Size }
+
+// Next is what Config.Next must be for a queue that goes on from here. It may be
+// asked for only while every popped chain is pushed.
+func (q *Queue) Next() uint16 { return q.used }
+
+// Outstanding is the number of chains popped and not pushed.
+func (q *Queue) Outstanding() int { return int(q.next - q.used) }
+
+// Err says why the queue is broken, or nil.
+func (q *Queue) Err() error { return q.err }
+
+// Stop makes the queue look empty from now on, as if the driver had never made
+// anything available again. Chains that are out can still be pushed.
+func (q *Queue) Stop() { q.stopped = true }
+
+// Stopped says whether Pop will never give a chain again.
+func (q *Queue) Stopped() bool { return q.stopped || q.err != nil }
+
+// Pop takes the next chain that the driver made available. It returns nil, nil
+// when there is none. On an error the queue is broken and stays so. The chain is
+// the caller's until Push.
+func (q *Queue) Pop() (*Chain, error) {
+	if q.err != nil || q.stopped {
+		return nil, q.err
+	}
+	ready, err := q.available()
+	if err != nil || ready == 0 {
+		return nil, err
+	}
+	head, err := q.mem.LoadUint16(q.cfg.Avail + ringHeader + availElemSize*uint64(q.next&q.mask))
+	if err != nil {
+		return nil, q.fail(err)
+	}
+	c := q.newChain()
+	if err := q.walk(c, head); err != nil {
+		q.recycle(c)
+		return nil, q.fail(err)
+	}
+	q.next++
+	return c, nil
+}
+
+// available is the number of chains to pop. The load acquires: what follows sees
+// the entries that the index counts.
+func (q *Queue) available() (uint16, error) {
+	idx, err := q.mem.LoadUint16(q.cfg.Avail + 2)
+	if err != nil {
+		return 0, q.fail(err)
+	}
+	// A driver owns Size descriptors, so no more chains than that can be between
+	// available and used, and the index never goes back.
+	flight, out := idx-q.used, q.next-q.used
+	if flight > q.cfg.Size || flight < out {
+		return 0, q.fail(fmt.Errorf("available index %d with %d taken and %d answered, in a queue of %d", idx, q.next, q.used, q.cfg.Size))
+	}
+	return flight - out, nil
+}
+
+// Push answers a chain. written is the number of bytes, from the start of the
+// writable part, that the device has filled in; Push marks them dirty. It says
+// whether the driver wants an interrupt for it.
+func (q *Queue) Push(c *Chain, written uint32) (notify bool, err error) {
+	c.markDirty(q.mem, uint64(written))
+	head := c.head
+	q.recycle(c)
+
+	binary.LittleEndian.PutUint32(q.scratch[0:], uint32(head))
+	binary.LittleEndian.PutUint32(q.scratch[4:], written)
+	if err := q.mem.WriteAt(q.scratch[:usedElemSize], q.cfg.Used+ringHeader+usedElemSize*uint64(q.used&q.mask)); err != nil {
+		return false, q.fail(err)
+	}
+	q.used++
+	// Releases: the element is visible before the index that counts it.
+	if err := q.mem.StoreUint16(q.cfg.Used+2, q.used); err != nil {
+		return false, q.fail(err)
+	}
+	return q.wantsInterrupt()
+}
+
+// wantsInterrupt is virtio 1.2, 2.7.7.2 and 2.7.8: whether the entry just
+// published is one the driver waits for.
+func (q *Queue) wantsInterrupt() (bool, error) {
+	guestmem.Fence() // the index is out before the driver's wish is read
+	first := q.first
+	q.first = false
+	if !q.cfg.EventIdx {
+		flags, err := q.mem.LoadUint16(q.cfg.Avail)
+		if err != nil {
+			return false, q.fail(err)
+		}
+		return first || flags&availNoInterrupt == 0, nil
+	}
+	event, err := q.mem.LoadUint16(q.usedEvent())
+	if err != nil {
+		return false, q.fail(err)
+	}
+	// One entry is published at a time, so the event is crossed when it names
+	// that entry.
+	return first || event == q.used-1, nil
+}
+
+// EnableNotification asks the driver to kick for the next chain. It reports true
+// when one has become available meanwhile: then there may be no kick for it, and
+// the caller goes on popping.
+func (q *Queue) EnableNotification() (more bool, err error) {
+	if q.err != nil || q.stopped {
+		return false, q.err
+	}
+	if q.cfg.EventIdx {
+		err = q.mem.StoreUint16(q.availEvent(), q.next)
+	} else {
+		err = q.mem.StoreUint16(q.cfg.Used, 0)
+		q.quiet = false
+	}
+	if err != nil {
+		return false, q.fail(err)
+	}
+	guestmem.Fence() // the wish is out before the index is read again
+	ready, err := q.available()
+	return ready > 0, err
+}
+
+// DisableNotification tells the driver that kicks are not needed while the
+// caller pops. It is a hint. With event indices there is nothing to do: the old
+// one has been passed, and no kick comes before the next EnableNotification.
+func (q *Queue) DisableNotification() error {
+	if q.err != nil || q.stopped || q.cfg.EventIdx || q.quiet {
+		return q.err
+	}
+	if err := q.mem.StoreUint16(q.cfg.Used, usedNoNotify); err != nil {
+		return q.fail(err)
+	}
+	q.quiet = true
+	return nil
+}
+
+// usedEvent is where the driver says which used entry it waits for.
+func (q *Queue) usedEvent() uint64 {
+	return q.cfg.Avail + ringHeader + availElemSize*uint64(q.cfg.Size)
+}
+
+// availEvent is where the device says which available entry it waits for.
+func (q *Queue) availEvent() uint64 {
+	return q.cfg.Used + ringHeader + usedElemSize*uint64(q.cfg.Size)
+}
+
+// fail breaks the queue. The first reason stays.
+func (q *Queue) fail(err error) error {
+	if q.err == nil {
+		q.err = fmt.Errorf("%w: %w", ErrBroken, err)
+	}
+	return q.err
+}
