@@ -60,6 +60,8 @@ type Machine struct {
 	// Guarded by op:
 	operatorPaused bool   // paused by its operator, so that it arrives paused
 	ticksAway      uint64 // what a restored machine's TSC must catch up
+	tscShift       uint64 // between the source's TSC offsets and ours
+	tscAligned     bool   // tscShift is known
 	disksReleased  bool   // disk locks are given up to a destination
 }
 
@@ -218,7 +220,7 @@ func (m *Machine) load() error {
 		return err
 	}
 	for _, v := range m.vcpus {
-		if err := wireLAPIC(v.fd); err != nil {
+		if err := errors.Join(wireLAPIC(v.fd), presetXCR0(v.fd, m.cpuid)); err != nil {
 			return err
 		}
 	}

@@ -87,9 +87,10 @@ func (s *source) Pause(ctx context.Context) error {
 	return s.m.pause(ctx)
 }
 
-// Resume implements migration.Source.
+// Resume implements migration.Source. After a Pause that failed the machine
+// runs already.
 func (s *source) Resume() error {
-	if s.wasPaused {
+	if s.wasPaused || s.m.State() == StateRunning {
 		return nil
 	}
 	return s.m.Resume()
@@ -128,11 +129,8 @@ func (s *source) SaveState(w io.Writer) error {
 func (s *source) Release() error {
 	s.m.op.Lock()
 	defer s.m.op.Unlock()
-	if err := s.m.dev.unlockDisks(); err != nil {
-		return err
-	}
-	s.m.disksReleased = true
-	return nil
+	s.m.disksReleased = true // also when it fails half-way
+	return s.m.dev.unlockDisks()
 }
 
 // Reclaim implements migration.Source.

@@ -22,16 +22,17 @@ const (
 
 // vcpuState is all that a vCPU is, as plain data.
 type vcpuState struct {
-	MPState  kvm.MPState
-	Regs     kvm.Regs
-	Sregs    kvm.Sregs
-	XCRs     kvm.XCRs
-	XSave    []byte
-	LAPIC    kvm.LAPIC
-	Debug    kvm.DebugRegs
-	Events   kvm.VCPUEvents
-	MSRs     []kvm.MSREntry
-	Deadline uint64 // IA32_TSC_DEADLINE; 0 is disarmed
+	MPState   kvm.MPState
+	Regs      kvm.Regs
+	Sregs     kvm.Sregs
+	XCRs      kvm.XCRs
+	XSave     []byte
+	LAPIC     kvm.LAPIC
+	Debug     kvm.DebugRegs
+	Events    kvm.VCPUEvents
+	MSRs      []kvm.MSREntry
+	Deadline  uint64 // IA32_TSC_DEADLINE; 0 is disarmed
+	TSCOffset uint64 // from the host's TSC; 0 too where the kernel does not tell
 }
 
 // read collects the state of a vCPU that stands still. Two places in the order
@@ -57,6 +58,9 @@ func (v *VCPU) readState() (*vcpuState, error) {
 	step(func() (e error) { s.Events, e = v.fd.VCPUEvents(); return })
 	step(func() (e error) { s.Deadline, e = v.readDeadline(); return })
 	step(func() (e error) { s.MSRs, e = v.readMSRs(v.m.msrs); return })
+	if err == nil {
+		s.TSCOffset, _ = v.fd.TSCOffset() // Linux before 5.16 has no such attribute
+	}
 	if err != nil {
 		return nil, fmt.Errorf("save vCPU %d: %w", v.id, err)
 	}
@@ -126,6 +130,7 @@ func savedMSRs(sys *kvm.System, fd *kvm.VCPU) ([]uint32, error) {
 //	Regs
 //	LAPIC      after the APIC base, which gives its mode
 //	MSRs       TSC_ADJUST before TSC: writing ADJUST moves the TSC
+//	TSC offset all vCPUs as far apart as they were: see alignTSC
 //	deadline   after LAPIC (timer mode) and TSC, or it would fire at once
 //	Debug
 //	Events     after Regs and Sregs, which clear pending exceptions
@@ -137,6 +142,7 @@ func (v *VCPU) writeState(s *vcpuState) error {
 			err = f()
 		}
 	}
+	forTCG(&s.Sregs)
 	step(func() error { return v.fd.SetSregs(&s.Sregs) })
 	step(func() error { return v.fd.SetXCRs(&s.XCRs) })
 	step(func() error { return v.fd.SetXSave(s.XSave) })
@@ -148,6 +154,7 @@ func (v *VCPU) writeState(s *vcpuState) error {
 		}
 	}
 	step(func() error { return v.writeMSRs(s.MSRs) })
+	step(func() error { return v.alignTSC(s.TSCOffset) })
 	if s.Deadline != 0 {
 		step(func() error { return v.fd.SetMSRs([]kvm.MSREntry{{Index: msrTSCDeadline, Data: s.Deadline}}) })
 	}
@@ -180,6 +187,22 @@ func (v *VCPU) writeMSRs(entries []kvm.MSREntry) error {
 		entries = entries[skip+1:]
 	}
 	return nil
+}
+
+// alignTSC puts the vCPU's TSC as far from vCPU 0's as it was at the source. The
+// values were read one after the other and are written so too, and guests
+// trust that processors agree; offsets from the host's TSC do not age. vCPU 0,
+// restored first, gives the distance between the two hosts' offsets.
+func (v *VCPU) alignTSC(saved uint64) error {
+	if v.id == 0 {
+		now, err := v.fd.TSCOffset()
+		v.m.tscShift, v.m.tscAligned = now-saved, err == nil && saved != 0
+		return nil
+	}
+	if !v.m.tscAligned || saved == 0 {
+		return nil
+	}
+	return v.fd.SetTSCOffset(saved + v.m.tscShift)
 }
 
 // vcpuSaver makes a vCPU's state a section. Saving only encodes what was
@@ -225,6 +248,7 @@ func (s *vcpuState) encode(e *state.Encoder) {
 		e.U64(m.Data)
 	}
 	e.U64(s.Deadline)
+	e.U64(s.TSCOffset)
 }
 
 // fixed lists the parts of fixed size in the order of the section.
@@ -246,6 +270,6 @@ func decodeVCPU(d *state.Decoder) *vcpuState {
 	for range n {
 		s.MSRs = append(s.MSRs, kvm.MSREntry{Index: d.U32(), Data: d.U64()})
 	}
-	s.Deadline = d.U64()
+	s.Deadline, s.TSCOffset = d.U64(), d.U64()
 	return &s
 }

@@ -1,0 +1,141 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"godwit/migration/wire"
+)
+
+// leaseMargin is the part of a lease that the two clocks may disagree by: the
+// source sends GO in the first 9 tenths, and calls the lease ended after 11.
+const leaseMargin = 10
+
+// commit hands the guest over. The window for GO is counted from before PREPARE
+// left, and READY cannot have been sent earlier, so it closes here before it
+// closes at the destination.
+func (e *engine) commit() error {
+	if err := e.s.enter(PhasePrepare); err != nil {
+		return err
+	}
+	if err := e.clock.enter(partResume); err != nil {
+		return err
+	}
+	zero, raw := e.sums()
+	prepare := wire.Prepare{Zero: zero, Data: raw, StateLen: e.stateLen, StateCRC: e.stateCRC}
+	asked := time.Now()
+	e.asked = true
+	if err := e.link.send(wire.TypePrepare, 0, prepare.Append(nil)); err != nil {
+		return err
+	}
+	body, err := e.link.expect(e.ctx, wire.TypeReady)
+	if err != nil {
+		return err
+	}
+	var ready wire.Ready
+	if err := ready.Decode(body); err != nil {
+		return err
+	}
+	if ready.Zero != zero || ready.Data != raw {
+		return fmt.Errorf("destination applied %d zero and %d other pages, sent were %d and %d", ready.Zero, ready.Data, zero, raw)
+	}
+	lease := min(time.Duration(ready.LeaseMS)*time.Millisecond, maxLease)
+	e.forceAfter = time.Now().Add(lease + lease/leaseMargin)
+	if hasEnded(e.src) {
+		return guestEnded(e.src)
+	}
+	return e.handOver(asked, lease)
+}
+
+// handOver passes the point of no return, sends GO and waits for RUNNING.
+func (e *engine) handOver(asked time.Time, lease time.Duration) error {
+	// A GO that failed to leave may still have left in part: what counts is
+	// whether it was tried, and the reader of the connection has the last word.
+	tried, sendErr := e.link.sendAfter(func() error {
+		if took := time.Since(asked); took > lease-lease/leaseMargin {
+			return fmt.Errorf("destination took %v to get ready, its lease is only %v", took, lease)
+		}
+		return e.s.pointOfNoReturn(e.ctx)
+	}, wire.TypeGo, 0, e.peer.Nonce[:])
+	if !tried {
+		return sendErr
+	}
+	if err := e.s.enter(PhaseCommitted); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(context.Background(), lease+e.o.Silence,
+		fmt.Errorf("%w: no RUNNING %v after GO", ErrSilence, lease+e.o.Silence))
+	defer cancel()
+	body, err := e.link.expect(ctx, wire.TypeRunning)
+	var running wire.Running
+	if err == nil {
+		err = running.Decode(body)
+	}
+	if err == nil {
+		return e.clock.enter(partEnd)
+	}
+	if p := new(PeerError); errors.As(err, &p) {
+		return &OutcomeError{Known: true, Err: err}
+	}
+	return &OutcomeError{ForceAfter: e.forceAfter, Err: also(sendErr, err)}
+}
+
+// cleanUp does what can wait until the guest runs elsewhere.
+func (e *engine) cleanUp() error {
+	e.rep.TotalMS = ms(time.Since(e.s.started))
+	if err := e.s.enter(PhaseCleanUp); err != nil {
+		return err
+	}
+	e.close()
+	e.stopLog()
+	return e.s.enter(PhaseCompleted)
+}
+
+// stopLog ends logging and slowing where nothing depends on it any more.
+func (e *engine) stopLog() {
+	if e.logging {
+		if err := e.src.StopDirtyLog(); err != nil {
+			e.o.Log.Warn("stop dirty log", "err", err)
+		}
+	}
+	if e.duty != 100 {
+		if err := e.src.SetDuty(100); err != nil {
+			e.o.Log.Warn("end throttling", "err", err)
+		}
+	}
+}
+
+// close ends all connections and waits for every goroutine.
+func (e *engine) close() {
+	close(e.closing)
+	for _, st := range e.streams {
+		_ = st.conn.Close() // nothing useful can be done about it
+	}
+	if e.link != nil {
+		e.link.close()
+	}
+	e.wg.Wait()
+}
+
+// sums is what the streams have sent in all. Only between rounds.
+func (e *engine) sums() (zero, raw uint64) {
+	for _, st := range e.streams {
+		zero += st.out.zeroSum
+		raw += st.out.rawSum
+	}
+	return zero, raw
+}
+
+// totals fills in the counters of the report, after close.
+func (e *engine) totals() {
+	if e.rep.TotalMS == 0 {
+		e.rep.TotalMS = ms(time.Since(e.s.started))
+	}
+	e.rep.Pages.Zero, e.rep.Pages.Raw = e.sums()
+	e.rep.WireBytes = max(e.wireBase, e.acked())
+	if e.rep.Status == Completed {
+		e.rep.WireBytes = e.wireBase
+	}
+}

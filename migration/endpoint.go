@@ -1,0 +1,96 @@
+package migration
+
+import (
+	"context"
+	"io"
+
+	"godwit/migration/wire"
+)
+
+// Bitmap holds one bit per guest frame: bit gfn&63 of word gfn>>6.
+type Bitmap []uint64
+
+// Region is a piece of guest RAM as the engine sees it: where the guest has it
+// and where this process has it mapped. Regions are sorted by GPA, do not
+// overlap, and both GPA and the length are multiples of the page size.
+type Region struct {
+	GPA   uint64 // guest physical address, bytes
+	Bytes []byte // host mapping; the engine reads (source) or fills (target) it in place
+}
+
+// Extent is a run of guest physical memory, in bytes, page-aligned.
+type Extent = wire.Extent
+
+// Source is a machine about to leave. A migration calls it from one goroutine
+// at a time except where a method says otherwise. vmm implements it over KVM,
+// migration/sim in memory alone.
+//
+// Every method before Release can be undone, and the engine undoes it on every
+// way out before GO: StopDirtyLog, SetDuty(100), Reclaim, Resume, in this order.
+type Source interface {
+	// Config is the whole machine configuration, opaque to the engine, for the
+	// destination's Builder.
+	Config() ([]byte, error)
+	// Memory lists guest RAM. The mappings stay valid until the migration ends.
+	Memory() []Region
+	// Touched lists the extents that were ever populated, without reading them.
+	// The engine calls it only after StartDirtyLog, so a page that is touched
+	// later is in the log, or while paused.
+	Touched() ([]Extent, error)
+	// StartDirtyLog begins to record which pages the guest writes. Every page
+	// written after it returns is in a later Dirty.
+	StartDirtyLog() error
+	// StopDirtyLog ends recording; harmless when it is not on.
+	StopDirtyLog() error
+	// Dirty adds to dst every page written since the previous call (or since
+	// StartDirtyLog), by the guest or by the VMM itself, and forgets it. Pages
+	// that were not written may be added (KVM's log is a superset).
+	Dirty(dst Bitmap) error
+	// SetDuty lets the vCPUs run for percent of the time, 1 to 100.
+	SetDuty(percent int) error
+	// Pause stops the vCPUs, finishes accesses under way and drains devices:
+	// when it returns, nothing writes guest memory any more.
+	Pause(ctx context.Context) error
+	// Resume undoes Pause, also a Pause that failed half-way.
+	Resume() error
+	// SaveState writes vCPU, interrupt, clock and device state. Only between
+	// Pause and Resume; it may dirty guest memory no further.
+	SaveState(w io.Writer) error
+	// Release flushes writable disk images and gives up their locks, so that
+	// the destination can take them. Only while paused.
+	Release() error
+	// Reclaim undoes Release, also a Release that failed half-way. If it fails the machine must stay paused, and the
+	// engine says so with the error.
+	Reclaim() error
+	// Ended is closed when the guest ended by itself (power-off, reset, fault);
+	// EndReason then says how. Both may be called from any goroutine.
+	Ended() <-chan struct{}
+	EndReason() error
+}
+
+// Target is the machine at the destination, built from the source's
+// configuration, that has not run yet. Calls come from one goroutine at a
+// time, in the order below; Abort may follow any of them but a Run that
+// succeeded. A Target may also have Touched, as Source does: verify then also
+// looks at pages that the source never sent.
+type Target interface {
+	// Memory lists guest RAM, all zero and not yet touched where possible; the
+	// engine checks it against the source's layout.
+	Memory() []Region
+	// Populate prepares extents for writing ahead of the data. May be called
+	// from another goroutine while pages arrive.
+	Populate(extents []Extent) error
+	// LoadState restores what SaveState wrote. The state comes from a stranger.
+	LoadState(r io.Reader) error
+	// Acquire locks writable disk images that the source has released and reads
+	// their metadata again.
+	Acquire() error
+	// Run lets the guest go on.
+	Run() error
+	// Abort throws the machine away and gives back everything it holds.
+	Abort() error
+}
+
+// Builder makes the target machine from a stranger's configuration, or refuses
+// by naming what this host cannot give. Nothing of the guest runs yet.
+type Builder func(ctx context.Context, config []byte) (Target, error)

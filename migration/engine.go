@@ -1,0 +1,269 @@
+package migration
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"godwit/migration/policy"
+	"godwit/migration/wire"
+)
+
+// maxConfig and maxState bound what a peer may send as CONFIG and STATE, bytes.
+const (
+	maxConfig = 16 << 20
+	maxState  = 256 << 20
+)
+
+// engine is the source's side of one migration while it runs. Its fields belong
+// to the goroutine that called Run, except where a type guards itself.
+type engine struct {
+	s    *Session
+	src  Source
+	o    *SendOptions
+	ctx  context.Context // ends when the migration must stop, before GO
+	mem  *ram
+	link *link
+	peer wire.Hello
+
+	streams   []*stream
+	wg        sync.WaitGroup // the streams' goroutines
+	closing   chan struct{}  // closed when they must end
+	pending   Bitmap         // pages to send
+	gfns      []uint64
+	bandwidth float64 // acknowledged bytes per second
+	wireBase  uint64  // bytes written before the round under way
+	last      policy.Round
+
+	duty                             int
+	logging, paused, released, asked bool // what there is to undo
+	stateLen                         uint64
+	stateCRC                         uint32
+	forceAfter                       time.Time // when the destination's lease has ended for certain
+	gcOn                             func()
+	clock                            downtimeClock
+	rep                              Report
+}
+
+func newEngine(s *Session, ctx context.Context) *engine {
+	return &engine{s: s, src: s.src, o: &s.o, ctx: ctx, duty: 100, closing: make(chan struct{}), gcOn: func() {},
+		rep: Report{Mode: s.o.Mode, Streams: s.o.Streams, Rounds: []RoundReport{}}}
+}
+
+func (e *engine) run() (*Report, error) {
+	stop := make(chan struct{})
+	watching := make(chan struct{})
+	go func() { defer close(watching); e.s.watch(stop) }()
+	err := e.steps()
+	close(stop)
+	<-watching
+	if err != nil {
+		err = e.failed(err)
+	} else {
+		err = e.cleanUp()
+	}
+	e.gcOn()
+	e.rep.Status = statusOf(err)
+	if err != nil {
+		e.rep.Error = err.Error()
+	}
+	e.totals()
+	e.rep.DowntimePhases, e.rep.DowntimeMS = e.clock.phases(), ms(e.clock.total())
+	return &e.rep, err
+}
+
+// steps runs the protocol from HELLO to RUNNING. Each step fails with its own
+// sentinel.
+func (e *engine) steps() error {
+	for _, st := range []struct {
+		do   func() error
+		fail error
+	}{
+		{e.connect, ErrHandshake},
+		{e.configure, ErrConfig},
+		{e.copyMemory, ErrMemory},
+		{e.lastPages, ErrMemory},
+		{e.sendState, ErrState},
+		{e.verify, ErrCommit},
+		{e.commit, ErrCommit},
+	} {
+		if err := st.do(); err != nil {
+			if e.ctx.Err() != nil && !e.s.isCommitted() {
+				err = cancelCause(e.ctx)
+			}
+			return fmt.Errorf("%w: %w", st.fail, err)
+		}
+	}
+	return nil
+}
+
+func (s *Session) isCommitted() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.committed
+}
+
+// fail ends the migration because of a connection. After the point of no return
+// only the control connection matters, and commit itself listens to it.
+func (e *engine) fail(err error) { _ = e.s.end(err) }
+
+func (e *engine) connect() error {
+	if err := e.s.enter(PhaseConnect); err != nil {
+		return err
+	}
+	if hasEnded(e.src) {
+		return guestEnded(e.src)
+	}
+	var err error
+	if e.mem, err = newRAM(e.src.Memory()); err != nil {
+		return err
+	}
+	e.s.mu.Lock()
+	e.s.p.TotalPages = e.mem.pages
+	e.s.mu.Unlock()
+	conn, err := e.dial(e.ctx)
+	if err != nil {
+		return err
+	}
+	r, w := wire.NewReader(patient{conn, e.o.Silence}), wire.NewWriter(conn)
+	ctx, cancel := context.WithTimeoutCause(e.ctx, e.o.Silence, fmt.Errorf("%w: no HELLO within %v", ErrSilence, e.o.Silence))
+	defer cancel()
+	unhook := context.AfterFunc(ctx, func() { _ = conn.Close() }) // wakes a blocked HELLO
+	peer, err := openStream(conn, r, w, e.hello(wire.RoleControl, 0), e.o.Silence)
+	if err == nil {
+		err = peer.Compatible()
+	}
+	if !unhook() {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		_ = conn.Close() // err says more
+		return e.helloError("control connection", err)
+	}
+	e.peer = *peer
+	e.link = &link{conn: conn, silence: e.o.Silence, r: r, w: w}
+	e.link.start(e.fail)
+	return nil
+}
+
+// dial opens one connection.
+func (e *engine) dial(ctx context.Context) (net.Conn, error) {
+	conn, err := e.s.dial(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConnect, err)
+	}
+	return conn, nil
+}
+
+func (e *engine) hello(role wire.Role, stream int) *wire.Hello {
+	h := &wire.Hello{MinVersion: wire.Version, MaxVersion: wire.Version, Role: role, PageSize: pageSize,
+		Stream: uint8(stream), Streams: uint8(e.o.Streams), Nonce: e.peer.Nonce, VMID: e.o.VMID}
+	if e.o.Verify {
+		h.Features |= wire.FeatureVerify
+	}
+	return h
+}
+
+// helloError tells what the peer said from what became of the connection.
+func (e *engine) helloError(what string, err error) error {
+	if p := new(PeerError); errors.As(err, &p) || errors.Is(err, wire.ErrNotGodwit) || errors.Is(err, wire.ErrFormat) {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return connError(what, e.o.Silence, err)
+}
+
+// configure has the destination build the machine.
+func (e *engine) configure() error {
+	if err := e.s.enter(PhaseConfigure); err != nil {
+		return err
+	}
+	config, err := e.src.Config()
+	if err != nil {
+		return err
+	}
+	if len(config) > maxConfig {
+		return fmt.Errorf("configuration of %d bytes, at most %d", len(config), maxConfig)
+	}
+	if err := e.link.sendChunks(wire.TypeConfig, config); err != nil {
+		return err
+	}
+	if err := e.link.send(wire.TypeLayout, 0, wire.AppendExtents(nil, e.mem.layout())); err != nil {
+		return err
+	}
+	if _, err := e.link.expect(e.ctx, wire.TypeBuilt); err != nil {
+		return err
+	}
+	return e.openStreams()
+}
+
+// sendState saves and sends device state and lets go of the disks.
+func (e *engine) sendState() error {
+	if err := e.s.enter(PhaseState); err != nil {
+		return err
+	}
+	if err := e.clock.enter(partState); err != nil {
+		return err
+	}
+	var state bytes.Buffer
+	if err := e.src.SaveState(&state); err != nil {
+		return fmt.Errorf("save: %w", err)
+	}
+	if state.Len() > maxState {
+		return fmt.Errorf("state of %d bytes, at most %d", state.Len(), maxState)
+	}
+	e.released = true // also when it fails half-way
+	if err := e.src.Release(); err != nil {
+		return fmt.Errorf("release disks: %w", err)
+	}
+	e.stateLen, e.stateCRC = uint64(state.Len()), wire.Checksum(state.Bytes())
+	return e.link.sendChunks(wire.TypeState, state.Bytes())
+}
+
+// verify compares the hashes of guest memory, if asked. It is not downtime.
+func (e *engine) verify() error {
+	if !e.o.Verify {
+		return nil
+	}
+	if err := e.s.enter(PhaseVerify); err != nil {
+		return err
+	}
+	began := time.Now()
+	if err := e.link.send(wire.TypeVerify, 0, nil); err != nil {
+		return err
+	}
+	ours, err := e.hashSource()
+	if err != nil {
+		return err
+	}
+	body, err := e.link.expect(e.ctx, wire.TypeHash)
+	if err != nil {
+		return err
+	}
+	var theirs wire.Hash
+	if err := theirs.Decode(body); err != nil {
+		return err
+	}
+	e.clock.exclude(time.Since(began))
+	e.rep.Verify = &Verified{Source: fmt.Sprintf("%x", ours.Sum), Destination: fmt.Sprintf("%x", theirs.Sum)}
+	if ours != theirs {
+		return fmt.Errorf("%w: hash %x over %d pages here, %x over %d pages there", ErrVerify, ours.Sum[:8], ours.Pages, theirs.Sum[:8], theirs.Pages)
+	}
+	return nil
+}
+
+// hashSource hashes what was ever touched, the machine being paused.
+func (e *engine) hashSource() (wire.Hash, error) {
+	touched, err := e.src.Touched()
+	if err != nil {
+		return wire.Hash{}, fmt.Errorf("find touched memory: %w", err)
+	}
+	b := make(Bitmap, e.mem.words)
+	if err := e.mem.addExtents(b, touched); err != nil {
+		return wire.Hash{}, err
+	}
+	return e.mem.hash(b), nil
+}

@@ -1,0 +1,192 @@
+package migration
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"godwit/migration/policy"
+	"godwit/migration/wire"
+)
+
+// Mode is how memory travels.
+type Mode string
+
+const (
+	// PreCopy copies memory in rounds while the guest runs, then pauses it for
+	// what is left.
+	PreCopy Mode = "precopy"
+	// StopAndCopy pauses the guest first and copies once.
+	StopAndCopy Mode = "stop-and-copy"
+)
+
+// Defaults of SendOptions and ReceiveOptions.
+const (
+	DefaultDowntimeLimit = 30 * time.Millisecond
+	DefaultSilence       = 5 * time.Second
+	DefaultLease         = 10 * time.Second
+)
+
+// Limits of SendOptions and ReceiveOptions.
+const (
+	MaxStreams = wire.MaxStreams
+	// MinBandwidth is the smallest bandwidth limit, bytes per second: below it one
+	// page could take longer than the silence that counts as a failure.
+	MinBandwidth = 64 << 10
+	maxSilence   = time.Hour
+	minSilence   = 20 * time.Millisecond
+	minLease     = 100 * time.Millisecond
+	maxLease     = 10 * time.Minute
+)
+
+// Dialer opens one connection to the destination: the engine calls it for the
+// control connection, then for each data stream, several at once.
+type Dialer func(ctx context.Context) (net.Conn, error)
+
+// Acceptor waits for the next connection. It returns soon after ctx ends.
+type Acceptor func(ctx context.Context) (net.Conn, error)
+
+// SendOptions says how a source migrates. The zero value is a pre-copy over one
+// stream with every default.
+type SendOptions struct {
+	Mode          Mode          // "" means PreCopy
+	VMID          string        // tells the destination's operator which VM comes, at most 64 bytes
+	Streams       int           // data streams, 1 to MaxStreams; 0 means 1
+	Bandwidth     int64         // bytes per second of all streams together, at least MinBandwidth; 0 means no limit
+	DowntimeLimit time.Duration // what the stop rule aims at; 0 means DefaultDowntimeLimit
+	Timeout       time.Duration // of the whole migration up to GO; 0 means none
+	Verify        bool          // compare hashes of guest memory before GO, outside the quoted downtime
+	Policies      policy.Set    // nil members mean the defaults
+	Silence       time.Duration // no sign of life for so long is a failure; 0 means DefaultSilence
+	Log           *slog.Logger  // nil means silent
+	// OnProgress, if set, is called by the engine whenever the phase or the round
+	// changes, from the goroutine that drives the migration. It must not block.
+	OnProgress func(Progress)
+}
+
+func (o SendOptions) withDefaults() (SendOptions, error) {
+	if o.Mode == "" {
+		o.Mode = PreCopy
+	}
+	if o.Streams == 0 {
+		o.Streams = 1
+	}
+	if o.DowntimeLimit == 0 {
+		o.DowntimeLimit = DefaultDowntimeLimit
+	}
+	if o.Silence == 0 {
+		o.Silence = DefaultSilence
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.OnProgress == nil {
+		o.OnProgress = func(Progress) {}
+	}
+	o.Policies = o.Policies.Defaults()
+	switch {
+	case o.Mode != PreCopy && o.Mode != StopAndCopy:
+		return o, fmt.Errorf("%w: mode %q; known: %s, %s", ErrOptions, o.Mode, PreCopy, StopAndCopy)
+	case len(o.VMID) > wire.MaxVMID:
+		return o, fmt.Errorf("%w: VM id of %d bytes, at most %d", ErrOptions, len(o.VMID), wire.MaxVMID)
+	case o.Streams < 1 || o.Streams > MaxStreams:
+		return o, fmt.Errorf("%w: %d streams, must be 1 to %d", ErrOptions, o.Streams, MaxStreams)
+	case o.Timeout < 0:
+		return o, fmt.Errorf("%w: timeout %v is negative", ErrOptions, o.Timeout)
+	case o.Policies.Codec.ID() != 0:
+		return o, fmt.Errorf("%w: codec %d: this version sends pages raw only", ErrOptions, o.Policies.Codec.ID())
+	}
+	if err := checkBandwidth(o.Bandwidth); err != nil {
+		return o, err
+	}
+	if err := checkDowntimeLimit(o.DowntimeLimit); err != nil {
+		return o, err
+	}
+	return o, checkSilence(o.Silence)
+}
+
+// ReceiveOptions says how a destination receives.
+type ReceiveOptions struct {
+	Silence time.Duration // no sign of life for so long is a failure; 0 means DefaultSilence
+	Lease   time.Duration // how long READY holds, 100 ms to 10 min; 0 means DefaultLease
+	Verify  bool          // demand that the source compares memory hashes
+	Log     *slog.Logger  // nil means silent
+	// OnProgress is as in SendOptions.
+	OnProgress func(Progress)
+}
+
+func (o ReceiveOptions) withDefaults() (ReceiveOptions, error) {
+	if o.Silence == 0 {
+		o.Silence = DefaultSilence
+	}
+	if o.Lease == 0 {
+		o.Lease = DefaultLease
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.OnProgress == nil {
+		o.OnProgress = func(Progress) {}
+	}
+	if o.Lease < minLease || o.Lease > maxLease {
+		return o, fmt.Errorf("%w: lease %v, must be %v to %v", ErrOptions, o.Lease, minLease, maxLease)
+	}
+	return o, checkSilence(o.Silence)
+}
+
+func checkBandwidth(b int64) error {
+	if b != 0 && b < MinBandwidth {
+		return fmt.Errorf("%w: bandwidth %d bytes/s, must be 0 (no limit) or at least %d", ErrOptions, b, MinBandwidth)
+	}
+	return nil
+}
+
+func checkDowntimeLimit(d time.Duration) error {
+	if d <= 0 {
+		return fmt.Errorf("%w: downtime limit %v, must be above 0", ErrOptions, d)
+	}
+	return nil
+}
+
+func checkSilence(d time.Duration) error {
+	if d < minSilence || d > maxSilence {
+		return fmt.Errorf("%w: silence %v, must be %v to %v", ErrOptions, d, minSilence, maxSilence)
+	}
+	return nil
+}
+
+// keepaliveEvery is how often a side with nothing to say shows that it lives:
+// often enough that one lost beat is not yet silence.
+func keepaliveEvery(silence time.Duration) time.Duration { return silence / 5 }
+
+// AcceptFrom makes an Acceptor of a listener that has deadlines, as TCP and
+// unix listeners do. One call at a time; the listener stays open.
+func AcceptFrom(l net.Listener) Acceptor {
+	return func(ctx context.Context) (net.Conn, error) {
+		d, ok := l.(interface{ SetDeadline(time.Time) error })
+		if !ok {
+			return nil, fmt.Errorf("accept on %s: listener %T has no deadline", l.Addr(), l)
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if err := d.SetDeadline(time.Time{}); err != nil {
+			return nil, err
+		}
+		expired := make(chan struct{})
+		stop := context.AfterFunc(ctx, func() {
+			defer close(expired)
+			_ = d.SetDeadline(time.Unix(1, 0)) // a listener that closed meanwhile fails Accept anyway
+		})
+		conn, err := l.Accept()
+		if !stop() {
+			<-expired // or a late deadline would hit the next Accept
+			if err != nil {
+				return nil, ctx.Err()
+			}
+		}
+		return conn, err
+	}
+}

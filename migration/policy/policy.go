@@ -1,0 +1,131 @@
+package policy
+
+import "time"
+
+// PageSize is the size of a page in every policy, bytes.
+const PageSize = 4096
+
+// Round is what a policy may know. It is a value: a policy gets a copy, so
+// nothing it does changes what the engine or another policy sees.
+type Round struct {
+	Number        int           // the round just sent, from 1; 0 before the first
+	Elapsed       time.Duration // since the migration started
+	Took          time.Duration // this round, first page to last acknowledgement
+	TotalPages    uint64        // pages of guest RAM
+	DirtyPages    uint64        // pages waiting to be sent now
+	SentPages     uint64        // pages sent in this round
+	SentBytes     uint64        // bytes acknowledged by the destination in this round
+	Bandwidth     float64       // acknowledged bytes per second, 0 when not known yet
+	EstDowntime   time.Duration // if the guest were paused now; the engine's estimate
+	DowntimeLimit time.Duration // what the user allows
+	Duty          int           // percent of the time the vCPUs may run at present, 1 to 100
+}
+
+// Order decides which pages go first.
+type Order interface {
+	// Sort rearranges pages, guest frame numbers in ascending order, into the
+	// order of sending. The result holds the same pages, each once. It is called
+	// before each round, r being the round before it; r.DirtyPages is len(pages).
+	// Its time is spent inside the round, so it should be near linear.
+	Sort(r Round, pages []uint64)
+}
+
+// Encoding is what a Codec made of a page.
+type Encoding struct {
+	// Data is the encoding, or the page itself when Raw. It stays valid until the
+	// codec's next Encode of the same page, and the engine sends it as it is: a
+	// page that becomes a delta base is thus sent from the copy that is kept.
+	Data []byte
+	// Raw says that Data is the whole page, to be sent without a codec.
+	Raw bool
+	// Base is the CRC-32C of the page that the encoding builds on, 0 for none.
+	Base uint32
+}
+
+// Codec makes pages smaller. The source has one value and the destination
+// another; both see the same pages in the same order per page.
+//
+// All methods are called by several streams at a time, though never for one
+// page at once; the barrier between rounds orders calls for one page.
+type Codec interface {
+	// ID names the codec on the wire: 0 for raw, 1 to 255 never reused.
+	ID() uint8
+	// Encode encodes page gfn. The page may change while it is being read: a
+	// codec that looks twice must look at its own copy. An encoding that is not
+	// smaller than the page must be Raw.
+	Encode(gfn uint64, page []byte) Encoding
+	// Decode rebuilds page gfn from an encoding. page holds what the destination
+	// has at present. base and enc come from a stranger: a base that does not
+	// match or an encoding that does not fit is an error, never a panic.
+	Decode(gfn uint64, page []byte, base uint32, enc []byte) error
+	// Forget drops what is kept of page gfn, because it was sent as zero or
+	// skipped.
+	Forget(gfn uint64)
+}
+
+// Throttle decides how far the guest is slowed so that copying can catch up.
+type Throttle interface {
+	// Next gives the share of time, 1 to 100 percent, that the vCPUs may run from
+	// now on. It is called after each round. The engine undoes it on every exit.
+	Next(r Round) int
+}
+
+// Decision is a Stop's answer.
+type Decision int
+
+const (
+	Continue Decision = iota // send another round while the guest runs
+	Finish                   // pause the guest and send what is left
+)
+
+// Stop decides when copying ends and the guest is paused.
+type Stop interface {
+	// Decide is called after each round with the pages dirtied meanwhile. It must
+	// Finish after a bounded number of rounds, however the guest behaves.
+	Decide(r Round) Decision
+}
+
+// Set is one policy of each kind. A nil member means the default.
+type Set struct {
+	Order    Order
+	Codec    Codec
+	Throttle Throttle
+	Stop     Stop
+}
+
+// Defaults returns s with its nil members filled in.
+func (s Set) Defaults() Set {
+	if s.Order == nil {
+		s.Order = Address{}
+	}
+	if s.Codec == nil {
+		s.Codec = Raw{}
+	}
+	if s.Throttle == nil {
+		s.Throttle = None{}
+	}
+	if s.Stop == nil {
+		s.Stop = LastSync{MaxRounds: DefaultMaxRounds}
+	}
+	return s
+}
+
+// Parse makes a set from four texts of the form NAME[,key=value..]; an empty
+// text means the default.
+func Parse(order, codec, throttle, stop string) (Set, error) {
+	var s Set
+	var err error
+	if s.Order, err = Orders.Parse(order); err != nil {
+		return Set{}, err
+	}
+	if s.Codec, err = Codecs.Parse(codec); err != nil {
+		return Set{}, err
+	}
+	if s.Throttle, err = Throttles.Parse(throttle); err != nil {
+		return Set{}, err
+	}
+	if s.Stop, err = Stops.Parse(stop); err != nil {
+		return Set{}, err
+	}
+	return s.Defaults(), nil
+}

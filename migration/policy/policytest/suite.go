@@ -1,0 +1,155 @@
+// Package policytest holds one suite per policy interface. Every
+// implementation, built in or not, goes through it.
+package policytest
+
+import (
+	"hash/crc32"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"godwit/migration/policy"
+)
+
+// rounds are situations that a policy must cope with, edges included.
+func rounds() []policy.Round {
+	return []policy.Round{
+		{},
+		{Number: 1, TotalPages: 1 << 18, DirtyPages: 1 << 18, Bandwidth: 0, Duty: 100},
+		{Number: 2, TotalPages: 1 << 18, DirtyPages: 1, Bandwidth: 125e6, EstDowntime: 33 * time.Microsecond, DowntimeLimit: 30 * time.Millisecond, Duty: 100},
+		{Number: 3, TotalPages: 1 << 18, DirtyPages: 1 << 17, Bandwidth: 1, EstDowntime: math.MaxInt64, DowntimeLimit: time.Nanosecond, Duty: 1},
+		{Number: math.MaxInt32, Elapsed: math.MaxInt64, Took: math.MaxInt64, TotalPages: math.MaxUint64, DirtyPages: math.MaxUint64,
+			SentPages: math.MaxUint64, SentBytes: math.MaxUint64, Bandwidth: math.Inf(1), EstDowntime: math.MaxInt64, Duty: 100},
+	}
+}
+
+// Order checks that sorting keeps every page exactly once, for any round.
+func Order(t *testing.T, make func() policy.Order) {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(1, 2))
+	o := make()
+	for _, r := range rounds() {
+		for _, n := range []int{0, 1, 2, 255, 256, 5000} {
+			pages := pageSet(rng, n)
+			want := slices.Clone(pages)
+			o.Sort(r, pages)
+			got := slices.Clone(pages)
+			slices.Sort(got)
+			require.Equal(t, want, got, "Sort must keep every page exactly once (%d pages, round %d)", n, r.Number)
+		}
+	}
+}
+
+func pageSet(rng *rand.Rand, n int) []uint64 {
+	pages := make([]uint64, n)
+	next := uint64(0)
+	for i := range pages {
+		next += 1 + rng.Uint64N(4)
+		pages[i] = next
+	}
+	return pages
+}
+
+// Throttle checks the range of the answers.
+func Throttle(t *testing.T, make func() policy.Throttle) {
+	t.Helper()
+	th := make()
+	for _, r := range rounds() {
+		duty := th.Next(r)
+		require.True(t, duty >= 1 && duty <= 100, "Next must be 1 to 100 percent, is %d in round %d", duty, r.Number)
+	}
+}
+
+// Stop checks that the rule finishes an idle guest at once, and a guest that
+// never converges after a bounded number of rounds.
+func Stop(t *testing.T, make func() policy.Stop) {
+	t.Helper()
+	idle := policy.Round{Number: 1, TotalPages: 1 << 20, Bandwidth: 1e9, DowntimeLimit: 30 * time.Millisecond, Duty: 100}
+	require.Equal(t, policy.Finish, make().Decide(idle), "nothing dirty: the rule must finish")
+	s := make()
+	busy := policy.Round{TotalPages: 1 << 20, DirtyPages: 1 << 20, Bandwidth: 1e6, SentPages: 1 << 20, SentBytes: 1 << 32,
+		EstDowntime: time.Hour, DowntimeLimit: time.Millisecond, Duty: 100}
+	for n := 1; ; n++ {
+		require.LessOrEqual(t, n, 1_000_000, "the rule never finishes a guest that does not converge")
+		busy.Number = n
+		if s.Decide(busy) == policy.Finish {
+			break
+		}
+	}
+	for _, r := range rounds() {
+		d := make().Decide(r)
+		require.Contains(t, []policy.Decision{policy.Continue, policy.Finish}, d)
+	}
+}
+
+// Codec checks round trips over pages that change in the ways guests change
+// them, that encodings are smaller than pages, and that garbage is refused or
+// decoded to something, but never panics.
+func Codec(t *testing.T, make func() policy.Codec) {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(3, 4))
+	src, dst := make(), make()
+	const pages = 64
+	var memory, copied [pages][]byte
+	for i := range pages {
+		memory[i], copied[i] = newPage(), newPage()
+	}
+	for step := range 2000 {
+		gfn := rng.Uint64N(pages)
+		page := memory[gfn]
+		mutate(rng, page)
+		if isZero(page) {
+			src.Forget(gfn)
+			dst.Forget(gfn)
+			clear(copied[gfn])
+			continue
+		}
+		e := src.Encode(gfn, page)
+		if e.Raw {
+			require.Len(t, e.Data, policy.PageSize)
+			copy(copied[gfn], e.Data)
+		} else {
+			require.NotZero(t, src.ID(), "codec 0 is raw and never encodes")
+			require.Less(t, len(e.Data), policy.PageSize, "an encoding must be smaller than the page")
+			if e.Base != 0 {
+				require.Equal(t, crc32.Checksum(copied[gfn], crc32.MakeTable(crc32.Castagnoli)), e.Base, "Base must be what the destination has")
+			}
+			require.NoError(t, dst.Decode(gfn, copied[gfn], e.Base, e.Data))
+		}
+		require.Equal(t, page, copied[gfn], "page %d differs after step %d", gfn, step)
+	}
+	for range 2000 {
+		junk := newPage()[:rng.IntN(policy.PageSize)]
+		fill(rng, junk)
+		_ = dst.Decode(rng.Uint64N(pages), newPage(), rng.Uint32(), junk)
+	}
+}
+
+func newPage() []byte { return make([]byte, policy.PageSize) }
+
+func isZero(p []byte) bool { return !slices.ContainsFunc(p, func(b byte) bool { return b != 0 }) }
+
+func fill(rng *rand.Rand, p []byte) {
+	for i := range p {
+		p[i] = byte(rng.Uint32())
+	}
+}
+
+func mutate(rng *rand.Rand, p []byte) {
+	switch rng.IntN(5) {
+	case 0:
+		fill(rng, p)
+	case 1:
+		clear(p)
+	case 2:
+		p[rng.IntN(len(p))]++
+	case 3:
+		for range 200 {
+			p[rng.IntN(len(p))] = byte(rng.Uint32())
+		}
+	}
+}

@@ -1,0 +1,235 @@
+package migration
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"godwit/migration/policy"
+	"godwit/migration/sabotage"
+	"godwit/migration/wire"
+)
+
+// minMeasured is the least that a round must have moved for its bandwidth to
+// be believed: smaller ones measure latency.
+const minMeasured = 256 << 10
+
+// copyMemory sends rounds while the guest runs, until the stop rule is content.
+// The order that must hold: start the log, then find what was touched, then
+// read, then send. A page written before it is read is sent as it is; one
+// written after is in the log.
+func (e *engine) copyMemory() error {
+	e.pending = make(Bitmap, e.mem.words)
+	if e.o.Mode == StopAndCopy {
+		return nil
+	}
+	if err := e.s.enter(PhaseCopy); err != nil {
+		return err
+	}
+	e.logging = true // also when it fails half-way
+	if err := e.src.StartDirtyLog(); err != nil {
+		return fmt.Errorf("start dirty log: %w", err)
+	}
+	if err := e.announce(); err != nil {
+		return err
+	}
+	for {
+		sent, err := e.round(false)
+		if err != nil {
+			return err
+		}
+		if err := e.takeDirty(sent); err != nil {
+			return err
+		}
+		limit, throttle := e.s.knobs()
+		r := e.roundDone(limit)
+		decision := e.o.Policies.Stop.Decide(r)
+		if decision == policy.Finish {
+			return nil
+		}
+		if err := e.setDuty(throttle.Next(r)); err != nil {
+			return err
+		}
+	}
+}
+
+// announce finds what was ever touched, tells the destination, so that it can
+// prepare just that, and marks it to be sent.
+func (e *engine) announce() error {
+	touched, err := e.src.Touched()
+	if err != nil {
+		return fmt.Errorf("find touched memory: %w", err)
+	}
+	if err := e.mem.addExtents(e.pending, touched); err != nil {
+		return err
+	}
+	e.rep.Pages.Skipped = e.mem.pages - e.pending.Count()
+	return e.link.sendChunks(wire.TypeExtents, wire.AppendExtents(nil, e.pending.extents()))
+}
+
+// takeDirty adds what was written since the last look to the pages to send.
+// sent are the pages of the round before, for a sabotage build.
+func (e *engine) takeDirty(sent []uint64) error {
+	if err := e.src.Dirty(e.pending); err != nil {
+		return fmt.Errorf("read dirty log: %w", err)
+	}
+	e.mem.clip(e.pending)
+	if sabotage.On(sabotage.ClearOrder) {
+		// As if the bits of these pages had been cleared after reading them.
+		for _, gfn := range sent {
+			e.pending.clearRange(gfn, gfn+1)
+		}
+	}
+	return nil
+}
+
+// round sends all pending pages over all streams and waits until the
+// destination has passed the barrier. It returns what it sent, valid until the
+// next round.
+func (e *engine) round(last bool) ([]uint64, error) {
+	e.gfns = e.pending.drain(e.gfns[:0])
+	e.o.Policies.Order.Sort(e.last, e.gfns)
+	n := e.last.Number + 1
+	w := newRoundWork(uint32(n), last, e.gfns, len(e.streams))
+	e.s.mu.Lock()
+	e.s.p.Round, e.s.p.RoundPages = n, uint64(len(e.gfns))
+	e.s.live = func() (uint64, uint64) { return w.sent.Load(), e.acked() }
+	e.s.mu.Unlock()
+	e.s.o.OnProgress(e.s.Progress())
+
+	began := time.Now()
+	if n == 1 {
+		e.rep.SetupMS = ms(began.Sub(e.s.started))
+	}
+	for _, st := range e.streams {
+		st.work <- w // never blocks: a stream has one round at a time
+	}
+	select {
+	case <-w.done:
+	case <-e.ctx.Done():
+		return nil, cancelCause(e.ctx)
+	}
+	if !sabotage.On(sabotage.Barrier) || last {
+		if err := e.passed(uint32(n), uint64(len(e.gfns))); err != nil {
+			return nil, err
+		}
+	}
+	e.measure(n, len(e.gfns), time.Since(began))
+	return e.gfns, nil
+}
+
+// passed waits for the destination's word that every stream has passed round n:
+// all that was written is then received.
+func (e *engine) passed(n uint32, pages uint64) error {
+	for {
+		body, err := e.link.expect(e.ctx, wire.TypePassed)
+		if err != nil {
+			return err
+		}
+		var r wire.Round
+		if err := r.Decode(body); err != nil {
+			return err
+		}
+		if sabotage.On(sabotage.Barrier) && r.N < n {
+			continue
+		}
+		if r.N != n || r.Pages != pages {
+			return fmt.Errorf("%w: destination passed round %d with %d pages, sent were %d in round %d", wire.ErrFormat, r.N, r.Pages, pages, n)
+		}
+		return nil
+	}
+}
+
+// measure takes stock of a round.
+func (e *engine) measure(n, pages int, took time.Duration) {
+	written := e.written()
+	bytes := written - e.wireBase
+	e.wireBase = written
+	rate := float64(bytes) / max(took.Seconds(), 1e-6)
+	if bytes >= minMeasured || e.bandwidth == 0 {
+		e.bandwidth = rate
+	}
+	e.last = policy.Round{Number: n, Took: took, TotalPages: e.mem.pages, SentPages: uint64(pages), SentBytes: bytes, Duty: e.duty}
+	e.rep.Rounds = append(e.rep.Rounds, RoundReport{N: n, MS: ms(took), SentPages: uint64(pages), WireBytes: bytes, Bandwidth: uint64(rate)})
+}
+
+// roundDone completes what the policies may know, with what is dirty now.
+func (e *engine) roundDone(limit time.Duration) policy.Round {
+	bandwidth := e.bandwidth
+	if l := e.s.limit.get(); l > 0 {
+		bandwidth = min(bandwidth, float64(l))
+	}
+	r := &e.last
+	r.Elapsed = time.Since(e.s.started)
+	r.DirtyPages = e.pending.Count()
+	r.Bandwidth, r.DowntimeLimit = bandwidth, limit
+	r.EstDowntime = estimate(r.DirtyPages, bandwidth)
+	rr := &e.rep.Rounds[len(e.rep.Rounds)-1]
+	rr.DirtyPages, rr.EstDowntimeMS = r.DirtyPages, ms(r.EstDowntime)
+	e.s.mu.Lock()
+	e.s.p.Bandwidth, e.s.p.EstDowntime = bandwidth, r.EstDowntime
+	e.s.mu.Unlock()
+	return *r
+}
+
+// estimate is how long pages take at a bandwidth, every page counted in full.
+func estimate(pages uint64, bandwidth float64) time.Duration {
+	if pages == 0 {
+		return 0
+	}
+	if d := float64(pages) * (pageSize + 16) / bandwidth * 1e9; bandwidth > 0 && d < math.MaxInt64 {
+		return time.Duration(d)
+	}
+	return math.MaxInt64
+}
+
+// setDuty slows the guest, if the throttle wants another pace than now.
+func (e *engine) setDuty(percent int) error {
+	percent = min(max(percent, 1), 100)
+	if percent == e.duty {
+		return nil
+	}
+	e.duty = percent
+	e.rep.ThrottleMax = max(e.rep.ThrottleMax, 100-percent)
+	e.s.mu.Lock()
+	e.s.p.Duty = percent
+	e.s.mu.Unlock()
+	if err := e.src.SetDuty(percent); err != nil {
+		return fmt.Errorf("set vCPU duty to %d %%: %w", percent, err)
+	}
+	return nil
+}
+
+// lastPages pauses the guest and sends what is left.
+func (e *engine) lastPages() error {
+	if err := e.s.enter(PhasePause); err != nil {
+		return err
+	}
+	e.gcOn = quietGC()
+	if err := e.clock.enter(partPause); err != nil {
+		return err
+	}
+	e.paused = true // also when it fails half-way
+	if err := e.src.Pause(e.ctx); err != nil {
+		return fmt.Errorf("pause: %w", err)
+	}
+	if hasEnded(e.src) {
+		return guestEnded(e.src)
+	}
+	if err := e.s.enter(PhaseLastPages); err != nil {
+		return err
+	}
+	if err := e.clock.enter(partPages); err != nil {
+		return err
+	}
+	// Only now, with vCPUs stopped and devices drained, is the dirty set final.
+	if e.o.Mode == StopAndCopy {
+		if err := e.announce(); err != nil {
+			return err
+		}
+	} else if err := e.takeDirty(nil); err != nil {
+		return err
+	}
+	_, err := e.round(true)
+	return err
+}

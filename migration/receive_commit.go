@@ -1,0 +1,233 @@
+package migration
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"godwit/migration/wire"
+)
+
+// getState hears STATE, answers VERIFY, and ends with PREPARE.
+func (r *receiver) getState() error {
+	for last := false; !last; {
+		m, err := r.link.next(r.ctx)
+		if err != nil {
+			return err
+		}
+		if m.typ != wire.TypeState || r.state.Len()+len(m.body) > maxState {
+			return fmt.Errorf("%w: %s after %d bytes of STATE, at most %d", wire.ErrFormat, m.typ, r.state.Len(), maxState)
+		}
+		r.state.Write(m.body)
+		last = m.last
+	}
+	if err := r.enter(PhaseState); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	last, round := r.passed.last, r.round
+	r.mu.Unlock()
+	if !last {
+		return fmt.Errorf("%w: STATE after round %d, which is not the last", wire.ErrFormat, round)
+	}
+	select {
+	case <-r.popDone:
+	case <-r.ctx.Done():
+		return context.Cause(r.ctx)
+	}
+	if r.hello.Features&wire.FeatureVerify == 0 {
+		return nil
+	}
+	return r.verify()
+}
+
+// verify hashes what the source sent, and what else was touched where the
+// target can tell.
+func (r *receiver) verify() error {
+	if err := r.enter(PhaseVerify); err != nil {
+		return err
+	}
+	if _, err := r.link.expect(r.ctx, wire.TypeVerify); err != nil {
+		return err
+	}
+	which := append(Bitmap(nil), r.page.all...)
+	if t, ok := r.target.(interface{ Touched() ([]Extent, error) }); ok {
+		es, err := t.Touched()
+		if err != nil {
+			return fmt.Errorf("find touched memory: %w", err)
+		}
+		if err := r.mem.addExtents(which, es); err != nil {
+			return err
+		}
+	}
+	h := r.mem.hash(which)
+	r.rep.Verify = &Verified{Destination: fmt.Sprintf("%x", h.Sum)}
+	return r.link.send(wire.TypeHash, 0, h.Append(nil))
+}
+
+// commit gets ready, promises it, and runs the guest if GO comes inside the
+// lease.
+func (r *receiver) commit() error {
+	body, err := r.link.expect(r.ctx, wire.TypePrepare)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	defer quietGC()()
+	if err := r.enter(PhasePrepare); err != nil {
+		return err
+	}
+	var p wire.Prepare
+	if err := p.Decode(body); err != nil {
+		return err
+	}
+	if err := checkTotals(&p, r.page.zero.Load(), r.page.raw.Load(), r.state.Bytes()); err != nil {
+		return err
+	}
+	if err := r.target.LoadState(bytes.NewReader(r.state.Bytes())); err != nil {
+		return fmt.Errorf("load state: %w", err)
+	}
+	if err := r.target.Acquire(); err != nil {
+		return fmt.Errorf("take over disks: %w", err)
+	}
+	if err := r.enter(PhaseReady); err != nil {
+		return err
+	}
+	// The lease is counted from before READY leaves: it ends here before the
+	// source, which counts from READY's arrival, calls it ended.
+	r.allHere.Store(true)
+	readyAt := time.Now()
+	ready := wire.Ready{LeaseMS: uint32(r.o.Lease / time.Millisecond), Zero: p.Zero, Data: p.Data}
+	if err := r.link.send(wire.TypeReady, 0, ready.Append(nil)); err != nil {
+		return err
+	}
+	if err := r.awaitGo(readyAt.Add(r.o.Lease)); err != nil {
+		return err
+	}
+	return r.start(began, readyAt)
+}
+
+// checkTotals compares what the source says it sent with what has come.
+func checkTotals(p *wire.Prepare, zero, raw uint64, state []byte) error {
+	switch {
+	case p.Zero != zero || p.Data != raw:
+		return fmt.Errorf("%w: source sent %d zero and %d other pages, received were %d and %d", wire.ErrFormat, p.Zero, p.Data, zero, raw)
+	case p.StateLen != uint64(len(state)) || p.StateCRC != wire.Checksum(state):
+		return fmt.Errorf("%w: state of %d bytes, checksum %#x; received were %d bytes, checksum %#x",
+			wire.ErrFormat, p.StateLen, p.StateCRC, len(state), wire.Checksum(state))
+	}
+	return nil
+}
+
+// awaitGo waits for GO and passes the point of no return. A GO after the end of
+// the lease is refused: the source's operator may have resumed the guest.
+func (r *receiver) awaitGo(end time.Time) error {
+	ctx, cancel := context.WithDeadlineCause(r.ctx, end, errors.New("no GO within the lease"))
+	defer cancel()
+	body, err := r.link.expect(ctx, wire.TypeGo)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(body, r.nonce[:]) {
+		return fmt.Errorf("%w: GO of another session", wire.ErrFormat)
+	}
+	r.mu.Lock()
+	// A source that breaks down right after GO has handed the guest over.
+	if err := context.Cause(r.ctx); err != nil && !errors.Is(err, ErrConnection) {
+		r.mu.Unlock()
+		return err
+	}
+	if late := time.Since(end); late > 0 {
+		r.mu.Unlock()
+		return fmt.Errorf("%w, by %v", ErrLateGo, late)
+	}
+	r.committed = true
+	r.mu.Unlock()
+	return r.enter(PhaseCommitted)
+}
+
+// start runs the guest and says so. From a Run that succeeded on, nothing takes
+// the guest back: a source that cannot be told stays paused.
+func (r *receiver) start(began, readyAt time.Time) error {
+	got := time.Now()
+	if err := r.target.Run(); err != nil {
+		return fmt.Errorf("run the guest: %w", err)
+	}
+	now := time.Now()
+	r.rep.TotalMS = ms(now.Sub(r.began))
+	r.rep.DowntimePhases.ResumeMS = ms(readyAt.Sub(began) + now.Sub(got))
+	running := wire.Running{UnixNano: now.UnixNano(), PrepareNS: uint64(readyAt.Sub(began)), RunNS: uint64(now.Sub(got))}
+	if err := r.link.send(wire.TypeRunning, 0, running.Append(nil)); err != nil {
+		r.rep.Error = "the guest runs here, but the source could not be told: " + err.Error()
+		r.o.Log.Warn(r.rep.Error)
+	}
+	r.link.farewell()
+	r.close()
+	return r.enter(PhaseCompleted)
+}
+
+// failed throws the half-made machine away, then tells the source: its ERROR is
+// the promise that the guest does not run here and never will, and that its
+// disks are free.
+func (r *receiver) failed(err error) error {
+	var p *PeerError
+	if errors.Is(err, ErrConnection) && r.link != nil && !errors.As(err, &p) {
+		select {
+		case <-r.link.ended:
+			if errors.As(r.link.err, &p) {
+				err = fmt.Errorf("%w (%w)", r.link.err, err)
+			}
+		case <-time.After(keepaliveEvery(r.o.Silence)):
+		}
+	}
+	r.cancel(err)
+	for _, c := range r.snapshot() {
+		if c != nil {
+			_ = c.Close() // wakes its goroutine
+		}
+	}
+	r.wg.Wait()
+	if r.target != nil {
+		if abortErr := r.target.Abort(); abortErr != nil {
+			err = fmt.Errorf("%w; throw the machine away: %w", err, abortErr)
+		}
+	}
+	if r.link != nil {
+		last := wire.TypeError
+		if errors.Is(err, ErrCancelled) {
+			last = wire.TypeCancel
+		}
+		if !errors.As(err, &p) && r.link.send(last, 0, wire.AppendText(nil, err.Error())) == nil {
+			r.link.farewell()
+		}
+		r.link.close()
+	}
+	end := PhaseFailed
+	if statusOf(err) == Cancelled && !r.isCommitted() {
+		end = PhaseCancelled
+	}
+	return also(err, r.enter(end))
+}
+
+// close ends the streams and the control connection of a guest that runs.
+func (r *receiver) close() {
+	r.cancel(nil)
+	for _, c := range r.snapshot() {
+		_ = c.Close() // the guest runs: nothing depends on it any more
+	}
+	r.wg.Wait()
+	r.link.close()
+}
+
+// finish completes the report.
+func (r *receiver) finish(err error) {
+	r.rep.Status = statusOf(err)
+	if err != nil {
+		r.rep.Error = err.Error()
+		r.rep.TotalMS = ms(time.Since(r.began))
+	}
+	r.rep.WireBytes = r.received.Load()
+	r.rep.Pages.Zero, r.rep.Pages.Raw = r.page.zero.Load(), r.page.raw.Load()
+}

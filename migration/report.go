@@ -1,0 +1,119 @@
+package migration
+
+import (
+	"errors"
+	"time"
+)
+
+// Status is how a migration ended.
+type Status string
+
+const (
+	Completed Status = "completed"
+	Failed    Status = "failed"
+	Cancelled Status = "cancelled"
+)
+
+// Report is what a migration did, at either end: the JSON object that `godwit
+// migrate --json` prints. All times are milliseconds with fractions.
+type Report struct {
+	Status Status `json:"status"`
+	// Error says why it failed. At a destination whose guest runs it can say that
+	// the source could not be told.
+	Error string `json:"error,omitempty"`
+	Mode  Mode   `json:"mode"`
+	// TotalMS is from the start to RUNNING: at the source from connecting to
+	// RUNNING received, at the destination from the first HELLO to Run returned.
+	TotalMS float64 `json:"total_ms"`
+	// DowntimeMS is from the moment the source began to pause its vCPUs to RUNNING
+	// received: never understated, as the last vCPU stops a little later. Hashing
+	// under verify is not in it. 0 at the destination.
+	DowntimeMS float64 `json:"downtime_ms"`
+	// SetupMS is from the start to the first page: connect, CONFIG, build, dirty
+	// log, finding what was touched.
+	SetupMS        float64        `json:"setup_ms"`
+	DowntimePhases DowntimePhases `json:"downtime_phases"`
+	// WireBytes is what the destination acknowledged on the data streams, or what
+	// was written to a file.
+	WireBytes uint64 `json:"wire_bytes"`
+	Streams   int    `json:"streams"`
+	// ThrottleMax is the most that the guest was slowed, percent of its time.
+	ThrottleMax int           `json:"throttle_max"`
+	Pages       PageCounts    `json:"pages"`
+	Rounds      []RoundReport `json:"rounds"`
+	PostCopy    *PostCopy     `json:"postcopy,omitempty"`
+	Verify      *Verified     `json:"verify,omitempty"`
+}
+
+// DowntimePhases are the parts of the downtime; their sum is DowntimeMS.
+type DowntimePhases struct {
+	PauseMS  float64 `json:"pause_ms"`  // stopping vCPUs, draining devices
+	PagesMS  float64 `json:"pages_ms"`  // the last dirty pages
+	StateMS  float64 `json:"state_ms"`  // saving and sending device state, releasing disks
+	ResumeMS float64 `json:"resume_ms"` // PREPARE to RUNNING: loading state, taking disks, GO, run
+}
+
+// PageCounts counts pages sent or received, each time they went.
+type PageCounts struct {
+	Zero       uint64 `json:"zero"`       // as runs of zero pages
+	Raw        uint64 `json:"raw"`        // as they are
+	Delta      uint64 `json:"delta"`      // as a difference to what was sent before
+	Compressed uint64 `json:"compressed"` // compressed
+	Skipped    uint64 `json:"skipped"`    // of guest RAM, never read nor sent because never touched
+}
+
+// RoundReport is one round of copying.
+type RoundReport struct {
+	N             int     `json:"n"`           // from 1
+	MS            float64 `json:"ms"`          // first page to last acknowledgement
+	DirtyPages    uint64  `json:"dirty_pages"` // found dirty after the round; 0 for the last
+	SentPages     uint64  `json:"sent_pages"`
+	WireBytes     uint64  `json:"wire_bytes"`        // acknowledged in this round
+	Bandwidth     uint64  `json:"bandwidth_bytes_s"` // acknowledged bytes per second
+	EstDowntimeMS float64 `json:"est_downtime_ms"`   // if the guest had been paused after it
+}
+
+// PostCopy is about memory fetched after the guest moved.
+type PostCopy struct {
+	Faults      uint64  `json:"faults"`
+	P50US       float64 `json:"p50_us"` // microseconds
+	P99US       float64 `json:"p99_us"` // microseconds
+	PushedPages uint64  `json:"pushed_pages"`
+}
+
+// Verified holds the hashes of guest memory at both ends, hexadecimal.
+type Verified struct {
+	Source      string `json:"source"`
+	Destination string `json:"destination"`
+}
+
+// Progress is a snapshot of a migration under way.
+type Progress struct {
+	Phase         Phase         `json:"phase"`
+	Elapsed       time.Duration `json:"elapsed_ns"`
+	Round         int           `json:"round"`             // from 1, 0 before the first
+	RoundPages    uint64        `json:"round_pages"`       // pages that this round has to send
+	SentPages     uint64        `json:"sent_pages"`        // of them, taken by a stream so far
+	TotalPages    uint64        `json:"total_pages"`       // pages of guest RAM
+	WireBytes     uint64        `json:"wire_bytes"`        // acknowledged (source) or received (destination)
+	Bandwidth     float64       `json:"bandwidth_bytes_s"` // acknowledged bytes per second, last estimate
+	EstDowntime   time.Duration `json:"est_downtime_ns"`   // last estimate
+	DowntimeLimit time.Duration `json:"downtime_limit_ns"`
+	Limit         int64         `json:"bandwidth_limit"` // bytes per second, 0 for none
+	Duty          int           `json:"duty"`            // percent of the time the vCPUs may run
+	Done          bool          `json:"done"`
+}
+
+// ms converts to the unit of reports.
+func ms(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e6 }
+
+// statusOf says how a migration ended that ended with err.
+func statusOf(err error) Status {
+	switch {
+	case err == nil:
+		return Completed
+	case errors.Is(err, ErrCancelled):
+		return Cancelled
+	}
+	return Failed
+}

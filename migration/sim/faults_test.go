@@ -1,0 +1,157 @@
+package sim_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"godwit/migration"
+	"godwit/migration/wire"
+)
+
+// faultRig is a migration with every kind of frame in it: two streams, three
+// rounds, verify.
+func faultRig(t *testing.T, f *fault) (*rig, *network) {
+	r := newRig(t, 1200)
+	for i := range uint64(1100) {
+		r.put(i, i/600*i) // zeros, then data
+	}
+	n := 0
+	r.src.Hook(func(m string) {
+		if m == "Dirty" {
+			if n++; n <= 2 {
+				for i := range uint64(300) {
+					r.put(i*4, i+1)
+				}
+			}
+		}
+	})
+	nw := &network{fault: f}
+	r.wrap = nw.wrap
+	r.send.Streams, r.send.Verify, r.send.DowntimeLimit = 2, true, 1
+	r.send.Silence, r.recv.Silence = 150*time.Millisecond, 150*time.Millisecond
+	r.recv.Lease = time.Second
+	return r, nw
+}
+
+// Every frame of the protocol, on every connection, in both directions: closed,
+// killed and silenced before, inside and after it. Before GO the source runs on;
+// after it at most one copy runs, and the error says what can be known.
+func TestEveryFrame(t *testing.T) {
+	r, nw := faultRig(t, nil)
+	r.send.Silence, r.recv.Silence = 5*time.Second, 5*time.Second
+	r.moved(r.migrate(context.Background()))
+	frames := nw.seen
+	types := map[wire.Type]bool{}
+	for _, f := range frames {
+		types[f.frame] = true
+	}
+	for typ := wire.TypeHello; typ <= wire.TypeRunning; typ++ {
+		require.True(t, types[typ] || typ == wire.TypeCodec, "the walk meets no %s", typ)
+	}
+	fds := openFiles(t)
+	before := goroutines()
+	t.Run("walk", func(t *testing.T) {
+		for _, f := range frames {
+			for _, what := range []string{"close", "kill", "silence"} {
+				for _, when := range []string{"before", "inside", "after"} {
+					f := f
+					f.what, f.when = what, when
+					dir := "from"
+					if f.out {
+						dir = "to"
+					}
+					t.Run(fmt.Sprintf("conn%d/%s/%d-%s/%s/%s", f.conn, dir, f.nth, f.frame, when, what), func(t *testing.T) {
+						t.Parallel()
+						strike(t, &f)
+					})
+				}
+			}
+		}
+	})
+	noLeak(t, before)
+	require.Eventually(t, func() bool { return openFiles(t) <= fds }, 10*time.Second, time.Millisecond, "file descriptors leak")
+}
+
+// strike runs a migration with one fault and checks what must hold after any.
+func strike(t *testing.T, f *fault) {
+	r, nw := faultRig(t, f)
+	res := r.migrate(t.Context())
+	nw.shutdown()
+	require.NoError(t, r.world.Check())
+	running := r.world.Running()
+	require.LessOrEqual(t, len(running), 1)
+	if tg := r.host.Target(); tg != nil && !tg.Aborted() {
+		require.NoError(t, res.recvErr)
+		require.Equal(t, []string{"target"}, running)
+		require.NoError(t, r.same())
+		defer tg.Close()
+	} else {
+		require.Error(t, res.recvErr)
+	}
+	if !nw.goOut {
+		require.Error(t, res.sendErr)
+		require.NoError(t, r.src.Unharmed(), "%v", res.sendErr)
+		require.Equal(t, []string{"source"}, running)
+		require.Equal(t, migration.Failed, res.sent.Status)
+		return
+	}
+	require.NotContains(t, running, "source", "after GO the source must not run")
+	out := new(migration.OutcomeError)
+	switch {
+	case res.sendErr == nil:
+		require.Equal(t, []string{"target"}, running)
+	case errors.Is(res.sendErr, migration.ErrNotTaken):
+		require.Empty(t, running)
+	default:
+		require.ErrorIs(t, res.sendErr, migration.ErrOutcomeUnknown)
+		require.ErrorContains(t, res.sendErr, "nobody can know")
+		require.ErrorAs(t, res.sendErr, &out)
+		require.False(t, out.ForceAfter.IsZero())
+	}
+}
+
+func openFiles(t *testing.T) int {
+	es, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	return len(es)
+}
+
+// A GO that is held up until the lease has ended is refused, and the source is
+// told so.
+func TestLateGo(t *testing.T) {
+	r, nw := faultRig(t, nil)
+	r.send.Silence, r.recv.Silence, r.recv.Lease = 5*time.Second, 5*time.Second, 100*time.Millisecond
+	nw.hold = func(typ wire.Type) {
+		if typ == wire.TypeGo {
+			time.Sleep(300 * time.Millisecond) // well past the lease: the time is what is tested
+		}
+	}
+	res := r.migrate(context.Background())
+	require.ErrorContains(t, res.recvErr, "lease")
+	require.ErrorIs(t, res.sendErr, migration.ErrNotTaken)
+	require.Empty(t, r.world.Running())
+	require.NoError(t, r.world.Check())
+}
+
+// A destination that needs longer than its own lease to get ready gets no GO.
+func TestSlowReady(t *testing.T) {
+	r, nw := faultRig(t, nil)
+	r.send.Silence, r.recv.Silence, r.recv.Lease = 5*time.Second, 5*time.Second, 100*time.Millisecond
+	r.host.Hook(func(m string) {
+		if m == "LoadState" {
+			time.Sleep(200 * time.Millisecond) // longer than the lease: the time is what is tested
+		}
+	})
+	res := r.migrate(context.Background())
+	require.ErrorContains(t, res.sendErr, "lease")
+	require.Error(t, res.recvErr)
+	require.False(t, nw.goOut)
+	require.NoError(t, r.src.Unharmed())
+	require.NoError(t, r.world.Check())
+}

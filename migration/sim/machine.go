@@ -1,0 +1,295 @@
+package sim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"godwit/migration"
+)
+
+var _ migration.Source = (*Machine)(nil)
+
+// Machine is a guest at its source. It runs from the start.
+type Machine struct {
+	script
+	world   *World
+	regions []migration.Region
+	config  []byte
+	State   []byte // what SaveState writes
+
+	cpu     sync.RWMutex // held shared by a write, exclusively by pausing
+	paused  bool         // guarded by cpu
+	bits    sync.Mutex   // guards what follows
+	touched migration.Bitmap
+	dirty   migration.Bitmap
+	logging bool
+	duty    int
+
+	pauseTried, released bool // engine's goroutine only
+	ended                chan struct{}
+	reason               error
+}
+
+// NewMachine is a running guest with untouched memory of the given layout.
+// Close gives its memory back.
+func NewMachine(w *World, layout ...migration.Extent) (*Machine, error) {
+	config, err := json.Marshal(layout)
+	if err != nil {
+		return nil, err
+	}
+	regions, err := mapRAM(layout)
+	if err != nil {
+		return nil, errors.Join(err, unmapRAM(regions))
+	}
+	last := layout[len(layout)-1]
+	words := ((last.GPA+last.Len)/pageSize + 63) / 64
+	m := &Machine{world: w, regions: regions, config: config, State: []byte("state of the simulated machine"), duty: 100,
+		touched: make(migration.Bitmap, words), dirty: make(migration.Bitmap, words), ended: make(chan struct{})}
+	if err := w.lock("source"); err != nil {
+		return nil, errors.Join(err, unmapRAM(regions))
+	}
+	w.run("source", true)
+	return m, nil
+}
+
+// Close gives the memory back.
+func (m *Machine) Close() error { return unmapRAM(m.regions) }
+
+// Write changes the page at gpa by f, as the guest would: the bytes land, then
+// the page counts as dirty. It returns false, and does nothing, while the
+// machine is paused.
+func (m *Machine) Write(gpa uint64, f func(page []byte)) bool {
+	m.cpu.RLock()
+	defer m.cpu.RUnlock()
+	if m.paused {
+		return false
+	}
+	m.write(gpa, f)
+	return true
+}
+
+func (m *Machine) write(gpa uint64, f func(page []byte)) {
+	f(page(m.regions, gpa))
+	m.bits.Lock()
+	defer m.bits.Unlock()
+	w, bit := gpa/pageSize/64, uint64(1)<<(gpa/pageSize%64)
+	m.touched[w] |= bit
+	if m.logging {
+		m.dirty[w] |= bit
+	}
+}
+
+// Page is the page at gpa, for comparing.
+func (m *Machine) Page(gpa uint64) []byte { return page(m.regions, gpa) }
+
+// End lets the guest end by itself.
+func (m *Machine) End(reason error) {
+	m.reason = reason
+	close(m.ended)
+}
+
+// Unharmed says why the machine is not as it was before a migration that
+// failed: running, log off, full speed, disk its own.
+func (m *Machine) Unharmed() error {
+	m.cpu.RLock()
+	defer m.cpu.RUnlock()
+	m.bits.Lock()
+	defer m.bits.Unlock()
+	switch {
+	case m.paused:
+		return errors.New("the source is paused")
+	case m.logging:
+		return errors.New("the source's dirty log is on")
+	case m.duty != 100:
+		return fmt.Errorf("the source runs at %d %%", m.duty)
+	case m.released:
+		return errors.New("the source has not got its disk back")
+	}
+	return nil
+}
+
+// Config implements migration.Source.
+func (m *Machine) Config() ([]byte, error) {
+	done, err := m.enter(m.world, "Config")
+	defer done()
+	return m.config, err
+}
+
+// Memory implements migration.Source.
+func (m *Machine) Memory() []migration.Region { return m.regions }
+
+// Touched implements migration.Source.
+func (m *Machine) Touched() ([]migration.Extent, error) {
+	done, err := m.enter(m.world, "Touched")
+	defer done()
+	if err != nil {
+		return nil, err
+	}
+	m.bits.Lock()
+	defer m.bits.Unlock()
+	if !m.logging && !m.paused {
+		m.world.breach("Touched called with the log off")
+	}
+	var es []migration.Extent
+	for gfn := range uint64(len(m.touched)) * 64 {
+		if m.touched[gfn/64]>>(gfn%64)&1 == 1 {
+			es = append(es, migration.Extent{GPA: gfn * pageSize, Len: pageSize})
+		}
+	}
+	return es, nil
+}
+
+// StartDirtyLog implements migration.Source.
+func (m *Machine) StartDirtyLog() error {
+	done, err := m.enter(m.world, "StartDirtyLog")
+	defer done()
+	if err != nil {
+		return err
+	}
+	m.bits.Lock()
+	defer m.bits.Unlock()
+	m.logging = true
+	clear(m.dirty)
+	return nil
+}
+
+// StopDirtyLog implements migration.Source.
+func (m *Machine) StopDirtyLog() error {
+	done, err := m.enter(m.world, "StopDirtyLog")
+	defer done()
+	if err != nil {
+		return err
+	}
+	m.bits.Lock()
+	defer m.bits.Unlock()
+	m.logging = false
+	return nil
+}
+
+// Dirty implements migration.Source.
+func (m *Machine) Dirty(dst migration.Bitmap) error {
+	done, err := m.enter(m.world, "Dirty")
+	defer done()
+	if err != nil {
+		return err
+	}
+	m.bits.Lock()
+	defer m.bits.Unlock()
+	if !m.logging {
+		m.world.breach("Dirty called with the log off")
+	}
+	for i, w := range m.dirty {
+		dst[i] |= w
+	}
+	clear(m.dirty)
+	return nil
+}
+
+// SetDuty implements migration.Source.
+func (m *Machine) SetDuty(percent int) error {
+	done, err := m.enter(m.world, "SetDuty")
+	defer done()
+	if percent < 1 || percent > 100 {
+		m.world.breach("SetDuty(%d)", percent)
+	}
+	if err != nil {
+		return err
+	}
+	m.bits.Lock()
+	defer m.bits.Unlock()
+	m.duty = percent
+	return nil
+}
+
+// Pause implements migration.Source.
+func (m *Machine) Pause(ctx context.Context) error {
+	done, err := m.enter(m.world, "Pause")
+	defer done()
+	m.pauseTried = true
+	if err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	m.cpu.Lock()
+	defer m.cpu.Unlock()
+	if m.paused {
+		m.world.breach("Pause called twice")
+	}
+	m.paused = true
+	m.world.run("source", false)
+	return nil
+}
+
+// Resume implements migration.Source.
+func (m *Machine) Resume() error {
+	done, err := m.enter(m.world, "Resume")
+	defer done()
+	if !m.pauseTried || m.released {
+		m.world.breach("Resume called with paused %v, disk released %v", m.paused, m.released)
+	}
+	if err != nil {
+		return err
+	}
+	m.cpu.Lock()
+	defer m.cpu.Unlock()
+	m.paused, m.pauseTried = false, false
+	m.world.run("source", true)
+	return nil
+}
+
+// SaveState implements migration.Source.
+func (m *Machine) SaveState(w io.Writer) error {
+	done, err := m.enter(m.world, "SaveState")
+	defer done()
+	if !m.paused {
+		m.world.breach("SaveState called while running")
+	}
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(m.State)
+	return err
+}
+
+// Release implements migration.Source.
+func (m *Machine) Release() error {
+	done, err := m.enter(m.world, "Release")
+	defer done()
+	if !m.paused {
+		m.world.breach("Release called while running")
+	}
+	m.released = true
+	if err != nil {
+		return err
+	}
+	m.world.unlock("source")
+	return nil
+}
+
+// Reclaim implements migration.Source.
+func (m *Machine) Reclaim() error {
+	done, err := m.enter(m.world, "Reclaim")
+	defer done()
+	if !m.released {
+		m.world.breach("Reclaim called without Release")
+	}
+	if err == nil {
+		err = m.world.lock("source")
+	}
+	if err == nil {
+		m.released = false
+	}
+	return err
+}
+
+// Ended implements migration.Source.
+func (m *Machine) Ended() <-chan struct{} { return m.ended }
+
+// EndReason implements migration.Source.
+func (m *Machine) EndReason() error { return m.reason }

@@ -1,0 +1,308 @@
+package sim_test
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"godwit/migration"
+	"godwit/migration/sim"
+	"godwit/migration/wire"
+)
+
+// What comes in place of a HELLO is refused in words, and nothing is built.
+func TestGarbageOnThePort(t *testing.T) {
+	hello := func(change func(*wire.Hello)) []byte {
+		h := wire.Hello{MinVersion: 1, MaxVersion: 1, Role: wire.RoleControl, PageSize: pageSize, Streams: 1}
+		change(&h)
+		var b bytes.Buffer
+		require.NoError(t, wire.NewWriter(&b).Open(wire.TypeHello, h.Append(nil)))
+		return b.Bytes()
+	}
+	long := hello(func(*wire.Hello) {})
+	copy(long[12:], []byte{0xff, 0xff, 0xff, 0xff})
+	for name, c := range map[string]struct {
+		bytes []byte
+		says  string
+	}{
+		"http":          {[]byte("GET / HTTP/1.1\r\n\r\n"), "not a godwit"},
+		"nothing":       {nil, "closed"},
+		"cut":           {hello(func(*wire.Hello) {})[:20], "closed"},
+		"wrong magic":   {[]byte("GODWIT\n\n" + strings.Repeat("x", 100)), "not a godwit"},
+		"noise":         {append([]byte(wire.Preamble), bytes.Repeat([]byte{0xa5}, 200)...), "checksum"},
+		"huge length":   {long, "checksum"},
+		"newer version": {hello(func(h *wire.Hello) { h.MinVersion, h.MaxVersion = 2, 9 }), "same release"},
+		"page size":     {hello(func(h *wire.Hello) { h.PageSize = 16384 }), "pages of 16384"},
+		"feature":       {hello(func(h *wire.Hello) { h.Features = 1 << 40 }), "features"},
+		"codec":         {hello(func(h *wire.Hello) { h.Codec = 3 }), "codec 3"},
+		"data stream":   {hello(func(h *wire.Hello) { h.Role = wire.RoleData }), "does not exist"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, 16)
+			before := goroutines()
+			go func() {
+				conn, err := net.Dial("unix", r.ln.Addr().String())
+				if err == nil {
+					_, _ = conn.Write(c.bytes) // the other side may have hung up
+					_ = conn.(*net.UnixConn).CloseWrite()
+					var sink [4096]byte
+					for err == nil {
+						_, err = conn.Read(sink[:])
+					}
+					conn.Close()
+				}
+			}()
+			target, rep, err := migration.Receive(context.Background(), migration.AcceptFrom(r.ln), r.host.Build, r.recv)
+			require.ErrorIs(t, err, migration.ErrHandshake)
+			require.ErrorContains(t, err, c.says)
+			require.Nil(t, target)
+			require.Equal(t, migration.Failed, rep.Status)
+			require.Nil(t, r.host.Target())
+			noLeak(t, before)
+			r.put(1, 1)
+			r.moved(r.migrate(context.Background())) // the port still serves
+		})
+	}
+}
+
+// A stranger who connects and says nothing is given up on.
+func TestSilentStranger(t *testing.T) {
+	r := newRig(t, 16)
+	r.recv.Silence = 50 * time.Millisecond
+	conn, err := net.Dial("unix", r.ln.Addr().String())
+	require.NoError(t, err)
+	defer conn.Close()
+	_, _, err = migration.Receive(context.Background(), migration.AcceptFrom(r.ln), r.host.Build, r.recv)
+	require.ErrorIs(t, err, migration.ErrSilence)
+}
+
+// Strangers in the middle of a session are turned away and do no harm.
+func TestStrangersDuringASession(t *testing.T) {
+	r := newRig(t, 600)
+	for i := range uint64(600) {
+		r.put(i, i)
+	}
+	answers := make(chan error, 8)
+	strangers := 0
+	r.host.Hook(func(m string) {
+		if m != "Build" {
+			return
+		}
+		for _, role := range []wire.Role{wire.RoleData, wire.RoleControl, wire.RoleFile} {
+			strangers++
+			conn, err := net.Dial("unix", r.ln.Addr().String())
+			require.NoError(t, err)
+			h := wire.Hello{MinVersion: 1, MaxVersion: 1, Role: role, PageSize: pageSize, Streams: 1, Nonce: [16]byte{1}}
+			require.NoError(t, wire.NewWriter(conn).Open(wire.TypeHello, h.Append(nil)))
+			go func() {
+				defer conn.Close()
+				in := wire.NewReader(conn)
+				err := in.Preamble()
+				if err == nil {
+					var f wire.Frame
+					if f, err = in.Next(); err == nil && f.Type == wire.TypeError {
+						err = &migration.PeerError{Text: wire.DecodeText(f.Body)}
+					}
+				}
+				answers <- err
+			}()
+		}
+	})
+	r.moved(r.migrate(context.Background()))
+	for range strangers {
+		require.ErrorContains(t, <-answers, "not a stream of the session")
+	}
+}
+
+// evil is a source that speaks the protocol up to a point.
+type evil struct {
+	ctl, data *wire.Writer
+	conn      net.Conn      // of data
+	passed    chan struct{} // the destination said PASSED
+}
+
+func runs(rs ...wire.Run) []byte {
+	var b []byte
+	for _, r := range rs {
+		b = wire.AppendRun(b, r)
+	}
+	return b
+}
+
+func (e *evil) raw(bulk int, rs ...wire.Run) {
+	b := e.data.Append(nil, wire.TypeRaw, 0, runs(rs...), uint32(bulk))
+	e.put(append(b, make([]byte, bulk)...))
+}
+
+func (e *evil) put(b []byte) { _, _ = e.conn.Write(b) } // the other side may have hung up
+
+func (e *evil) round(n uint32, pages uint64, last bool) {
+	flags := uint8(0)
+	if last {
+		flags = wire.FlagLast
+	}
+	r := wire.Round{N: n, Pages: pages}
+	_ = e.data.Frame(wire.TypeRound, flags, r.Append(nil)) // the other side may have hung up
+}
+
+// Everything a source may say at the wrong time, of the wrong size or about the
+// wrong memory ends the migration in words, with the target thrown away.
+func TestEvilSource(t *testing.T) {
+	const pages = 64
+	state := []byte("state")
+	prepare := func(e *evil, p wire.Prepare) {
+		e.round(1, 0, true)
+		<-e.passed
+		_ = e.ctl.Frame(wire.TypeState, wire.FlagLast, state)
+		_ = e.ctl.Frame(wire.TypePrepare, 0, p.Append(nil))
+	}
+	for name, c := range map[string]struct {
+		do   func(e *evil)
+		says string
+	}{
+		"page in the hole":      {func(e *evil) { e.raw(pageSize, wire.Run{GPA: 40 * pageSize, Pages: 1}) }, "not guest RAM"},
+		"page beyond RAM":       {func(e *evil) { e.raw(pageSize, wire.Run{GPA: 1 << 40, Pages: 1}) }, "not guest RAM"},
+		"run across regions":    {func(e *evil) { e.raw(2*pageSize, wire.Run{GPA: 31 * pageSize, Pages: 2}) }, "not guest RAM"},
+		"zero run beyond RAM":   {func(e *evil) { _ = e.data.Frame(wire.TypeZero, 0, runs(wire.Run{GPA: 0, Pages: 1 << 31})) }, "not guest RAM"},
+		"overflowing run":       {func(e *evil) { _ = e.data.Frame(wire.TypeZero, 0, runs(wire.Run{GPA: ^uint64(4095), Pages: 2})) }, "run of 2 pages"},
+		"empty run":             {func(e *evil) { _ = e.data.Frame(wire.TypeZero, 0, runs(wire.Run{GPA: 0})) }, "run of 0 pages"},
+		"unaligned run":         {func(e *evil) { e.raw(pageSize, wire.Run{GPA: 1, Pages: 1}) }, "run of 1 pages"},
+		"bulk and runs differ":  {func(e *evil) { e.raw(pageSize, wire.Run{GPA: 0, Pages: 2}) }, "carries 4096"},
+		"page twice in a round": {func(e *evil) { e.raw(2*pageSize, wire.Run{GPA: 0, Pages: 1}, wire.Run{GPA: 0, Pages: 1}) }, "twice in one round"},
+		"page zero and raw": {func(e *evil) {
+			e.raw(pageSize, wire.Run{GPA: 0, Pages: 1})
+			_ = e.data.Frame(wire.TypeZero, 0, runs(wire.Run{GPA: 0, Pages: 1}))
+		}, "twice in one round"},
+		"codec frame":            {func(e *evil) { e.put(append(e.data.Append(nil, wire.TypeCodec, 0, make([]byte, 16), 5), "12345"...)) }, "CODEC on a data stream"},
+		"round out of turn":      {func(e *evil) { e.round(2, 0, false) }, "ROUND 2"},
+		"round miscounted":       {func(e *evil) { e.round(1, 7, false) }, "ROUND 1 with 7 pages"},
+		"pages after the last":   {func(e *evil) { e.round(1, 0, true); e.round(2, 0, true) }, "after the last round"},
+		"GO on a data stream":    {func(e *evil) { _ = e.data.Frame(wire.TypeGo, 0, make([]byte, 16)) }, "GO on a data stream"},
+		"GO before READY":        {func(e *evil) { _ = e.ctl.Frame(wire.TypeGo, 0, make([]byte, 16)) }, "GO"},
+		"state too early":        {func(e *evil) { _ = e.ctl.Frame(wire.TypeState, wire.FlagLast, state) }, "not the last"},
+		"skipped sequence":       {func(e *evil) { e.data.Append(nil, wire.TypeRound, 0, nil, 0); e.round(1, 0, false) }, "sequence"},
+		"data stream closed":     {func(e *evil) { e.conn.Close() }, "closed by the other side"},
+		"page totals differ":     {func(e *evil) { prepare(e, wire.Prepare{Zero: 3, StateLen: 5, StateCRC: wire.Checksum(state)}) }, "source sent 3 zero"},
+		"state length differs":   {func(e *evil) { prepare(e, wire.Prepare{StateLen: 6, StateCRC: wire.Checksum(state)}) }, "state of 6 bytes"},
+		"state checksum differs": {func(e *evil) { prepare(e, wire.Prepare{StateLen: 5}) }, "checksum"},
+		"GO of another session": {func(e *evil) {
+			prepare(e, wire.Prepare{StateLen: 5, StateCRC: wire.Checksum(state)})
+			_ = e.ctl.Frame(wire.TypeGo, 0, make([]byte, 16))
+		}, "GO of another session"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := sim.NewWorld()
+			r := &rig{t: t, world: w, host: sim.NewHost(w), recv: migration.ReceiveOptions{Silence: 5 * time.Second}}
+			ln, err := net.Listen("unix", t.TempDir()+"/s")
+			require.NoError(t, err)
+			defer ln.Close()
+			r.ln = ln
+			before := goroutines()
+			done := make(chan error, 1)
+			go func() {
+				_, _, err := migration.Receive(context.Background(), migration.AcceptFrom(ln), r.host.Build, r.recv)
+				done <- err
+			}()
+			c.do(openByHand(t, r, pages))
+			require.ErrorContains(t, <-done, c.says)
+			require.True(t, r.host.Target().Aborted())
+			require.Empty(t, w.Running())
+			require.NoError(t, w.Check())
+			noLeak(t, before)
+		})
+	}
+}
+
+// openByHand opens a session up to the announced extents.
+func openByHand(t *testing.T, r *rig, pages uint64) *evil {
+	open := func(h wire.Hello) (net.Conn, *wire.Writer, *wire.Reader, wire.Hello) {
+		conn, err := net.Dial("unix", r.ln.Addr().String())
+		require.NoError(t, err)
+		t.Cleanup(func() { conn.Close() })
+		out, in := wire.NewWriter(conn), wire.NewReader(conn)
+		require.NoError(t, out.Open(wire.TypeHello, h.Append(nil)))
+		require.NoError(t, in.Preamble())
+		f, err := in.Next()
+		require.NoError(t, err)
+		require.Equal(t, wire.TypeHello, f.Type)
+		var answer wire.Hello
+		require.NoError(t, answer.Decode(f.Body))
+		return conn, out, in, answer
+	}
+	h := wire.Hello{MinVersion: 1, MaxVersion: 1, Role: wire.RoleControl, PageSize: pageSize, Streams: 1}
+	conn, ctl, in, answer := open(h)
+	require.NoError(t, ctl.Frame(wire.TypeConfig, wire.FlagLast, []byte(`[{"GPA":0,"Len":131072},{"GPA":1048576,"Len":131072}]`)))
+	layout := []wire.Extent{{GPA: 0, Len: pages / 2 * pageSize}, {GPA: 1 << 20, Len: pages / 2 * pageSize}}
+	require.NoError(t, ctl.Frame(wire.TypeLayout, 0, wire.AppendExtents(nil, layout)))
+	f, err := in.Next()
+	require.NoError(t, err)
+	require.Equal(t, wire.TypeBuilt, f.Type)
+	h.Role, h.Nonce = wire.RoleData, answer.Nonce
+	dconn, data, din, _ := open(h)
+	e := &evil{ctl: ctl, data: data, conn: dconn, passed: make(chan struct{}, 1)}
+	for _, c := range []struct {
+		conn net.Conn
+		in   *wire.Reader
+	}{{conn, in}, {dconn, din}} { // hear everything, then hang up, as a source does
+		go func() {
+			for {
+				f, err := c.in.Next()
+				if err != nil || f.Type == wire.TypeError {
+					c.conn.Close()
+					return
+				}
+				if f.Type == wire.TypePassed {
+					e.passed <- struct{}{}
+				}
+			}
+		}()
+	}
+	require.NoError(t, ctl.Frame(wire.TypeExtents, wire.FlagLast, wire.AppendExtents(nil, layout)))
+	return e
+}
+
+// A destination that answers nonsense leaves the source as it was.
+func TestEvilDestination(t *testing.T) {
+	for name, answer := range map[string][]byte{
+		"http":   []byte("HTTP/1.1 400 Bad Request\r\n\r\n"),
+		"noise":  append([]byte(wire.Preamble), bytes.Repeat([]byte{7}, 100)...),
+		"hangup": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, 16)
+			go func() {
+				conn, err := r.ln.Accept()
+				if err == nil {
+					_, _ = conn.Write(answer) // the source may have hung up
+					conn.Close()
+				}
+			}()
+			_, err := migration.Send(context.Background(), r.src, r.dial, r.send)
+			require.ErrorIs(t, err, migration.ErrHandshake)
+			require.NoError(t, r.src.Unharmed())
+			require.NoError(t, r.world.Check())
+		})
+	}
+}
+
+// A destination with another memory layout, or that demands what the source
+// does not offer, says so.
+func TestRefusals(t *testing.T) {
+	r := newRig(t, 16)
+	r.recv.Verify = true
+	res := r.migrate(context.Background())
+	require.ErrorContains(t, res.sendErr, "--verify")
+	require.ErrorContains(t, res.recvErr, "--verify")
+	require.NoError(t, r.src.Unharmed())
+
+	_, err := migration.Send(context.Background(), r.src, func(context.Context) (net.Conn, error) {
+		return net.Dial("unix", "/nonexistent/socket")
+	}, r.send)
+	require.ErrorIs(t, err, migration.ErrConnect)
+	require.NoError(t, r.src.Unharmed())
+}

@@ -1,0 +1,209 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"godwit/migration/wire"
+)
+
+// roundWork is one round, shared by the streams: each takes the next chunk as
+// soon as it has sent its last, so a slow stream takes fewer.
+type roundWork struct {
+	n      uint32
+	last   bool
+	gfns   []uint64
+	cursor atomic.Int64  // first page nobody has taken
+	sent   atomic.Uint64 // pages taken and written
+	left   atomic.Int32  // streams that have not finished
+	done   chan struct{} // closed by the last stream
+}
+
+func newRoundWork(n uint32, last bool, gfns []uint64, streams int) *roundWork {
+	w := &roundWork{n: n, last: last, gfns: gfns, done: make(chan struct{})}
+	w.left.Store(int32(streams))
+	return w
+}
+
+// take gives the next pages to send, nil when none are left.
+func (w *roundWork) take() []uint64 {
+	end := w.cursor.Add(chunkPages)
+	start := end - chunkPages
+	if start >= int64(len(w.gfns)) {
+		return nil
+	}
+	return w.gfns[start:min(end, int64(len(w.gfns)))]
+}
+
+// stream is one data stream of the source.
+type stream struct {
+	e     *engine
+	index int
+	conn  net.Conn
+	in    *wire.Reader
+	out   *pageWriter
+	work  chan *roundWork
+	acked atomic.Uint64 // bytes that the destination has received
+	wrote atomic.Uint64 // bytes written when the last round ended
+}
+
+// openStreams connects all data streams at once.
+func (e *engine) openStreams() error {
+	streams := make([]*stream, e.o.Streams)
+	g, ctx := errgroup.WithContext(e.ctx)
+	for i := range streams {
+		g.Go(func() error {
+			st, err := e.openStream(ctx, i)
+			streams[i] = st
+			return err
+		})
+	}
+	err := g.Wait()
+	for _, st := range streams {
+		switch {
+		case st == nil:
+		case err != nil:
+			_ = st.conn.Close() // err says more
+		default:
+			st.start()
+			e.streams = append(e.streams, st)
+		}
+	}
+	return err
+}
+
+func (e *engine) openStream(ctx context.Context, i int) (*stream, error) {
+	conn, err := e.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r, w := wire.NewReader(patient{conn, e.o.Silence}), wire.NewWriter(conn)
+	ctx, cancel := context.WithTimeoutCause(ctx, e.o.Silence, fmt.Errorf("%w: no HELLO within %v", ErrSilence, e.o.Silence))
+	defer cancel()
+	unhook := context.AfterFunc(ctx, func() { _ = conn.Close() }) // wakes a blocked HELLO
+	_, err = openStream(conn, r, w, e.hello(wire.RoleData, i), e.o.Silence)
+	if !unhook() {
+		err = context.Cause(ctx)
+	}
+	if err == nil {
+		err = conn.SetWriteDeadline(time.Time{})
+	}
+	if err != nil {
+		_ = conn.Close() // err says more
+		return nil, e.helloError(fmt.Sprintf("data stream %d", i), err)
+	}
+	return &stream{e: e, index: i, conn: conn, in: r, work: make(chan *roundWork, 1),
+		out: newPageWriter(conn, w, e.mem, &e.s.limit, e.ctx.Done())}, nil
+}
+
+func (st *stream) start() {
+	st.e.wg.Go(st.send)
+	st.e.wg.Go(st.receive)
+}
+
+// send is the goroutine that writes. Its writes have no deadline: a destination
+// that lives but reads slowly is no failure, and one that is gone shows in
+// receive, which ends the migration and so closes the connection.
+func (st *stream) send() {
+	t := time.NewTicker(keepaliveEvery(st.e.o.Silence))
+	defer t.Stop()
+	for {
+		var err error
+		select {
+		case <-st.e.closing:
+			return
+		case w := <-st.work:
+			err = st.round(w)
+		case <-t.C:
+			err = st.out.frame(wire.TypeKeepalive, 0, nil)
+		}
+		if err != nil {
+			st.failed(err)
+			return
+		}
+	}
+}
+
+// round sends this stream's share of a round and ends it with the barrier.
+func (st *stream) round(w *roundWork) error {
+	var pages uint64
+	for gfns := w.take(); gfns != nil; gfns = w.take() {
+		if err := st.out.chunk(gfns); err != nil {
+			return err
+		}
+		pages += uint64(len(gfns))
+		w.sent.Add(uint64(len(gfns)))
+	}
+	flags := uint8(0)
+	if w.last {
+		flags = wire.FlagLast
+	}
+	r := wire.Round{N: w.n, Pages: pages}
+	if err := st.out.frame(wire.TypeRound, flags, r.Append(nil)); err != nil {
+		return err
+	}
+	st.wrote.Store(st.out.written)
+	if w.left.Add(-1) == 0 {
+		close(w.done)
+	}
+	return nil
+}
+
+// receive is the goroutine that reads acknowledgements: at least one comes for
+// every sign of life that was sent.
+func (st *stream) receive() {
+	for {
+		f, err := st.in.Next()
+		if err != nil {
+			st.failed(err)
+			return
+		}
+		switch f.Type {
+		case wire.TypeAck:
+			n, err := wire.DecodeAck(f.Body)
+			if err != nil || n < st.acked.Load() {
+				st.failed(fmt.Errorf("%w: ACK of %d bytes after one of %d", wire.ErrFormat, n, st.acked.Load()))
+				return
+			}
+			st.acked.Store(n)
+		case wire.TypeError, wire.TypeCancel:
+			st.failed(&PeerError{Text: wire.DecodeText(f.Body), Cancelled: f.Type == wire.TypeCancel})
+			return
+		default:
+			st.failed(fmt.Errorf("%w: %s on a data stream's way back", wire.ErrFormat, f.Type))
+			return
+		}
+	}
+}
+
+func (st *stream) failed(err error) {
+	what := fmt.Sprintf("data stream %d", st.index)
+	if p := new(PeerError); !errors.As(err, &p) {
+		err = connError(what, st.e.o.Silence, err)
+	}
+	st.e.fail(err)
+}
+
+// written is what the streams had written when the last round ended.
+func (e *engine) written() uint64 {
+	var n uint64
+	for _, st := range e.streams {
+		n += st.wrote.Load()
+	}
+	return n
+}
+
+// acked is what the destination has acknowledged so far.
+func (e *engine) acked() uint64 {
+	var n uint64
+	for _, st := range e.streams {
+		n += st.acked.Load()
+	}
+	return n
+}
