@@ -24,6 +24,7 @@ const (
 	vmlinuxPath = "kernel/vmlinux"
 	rootfsPath  = "rootfs/rootfs.ext4"
 	initrdPath  = "rootfs/initrd.cpio.gz"
+	godwitPath  = "bin/godwit"
 )
 
 func TestMain(m *testing.M) {
@@ -60,7 +61,11 @@ func runInLab() (int, error) {
 	}
 	// Tools that judge the disks afterwards come from the host, with what they
 	// are linked against.
-	files := []lab.File{{Host: program, Path: "/t/linux.test"}}
+	godwit := filepath.Join(tmp, "godwit")
+	if err := build("build", "-o", godwit, "godwit/cmd/godwit"); err != nil {
+		return 0, err
+	}
+	files := []lab.File{{Host: program, Path: "/t/linux.test"}, {Host: godwit, Path: "/t/" + godwitPath}}
 	for _, p := range []string{bzImagePath, vmlinuxPath, rootfsPath, initrdPath} {
 		files = append(files, lab.File{Host: filepath.Join(cache, p), Path: "/t/" + p})
 	}
