@@ -21,7 +21,7 @@ type Examination struct {
 	DirtyLog     *DirtyLogFact     `json:"dirty_log,omitempty"`
 	TSC          *TSCFacts         `json:"tsc,omitempty"`
 	Memory       MemoryFacts       `json:"memory"`
-	// Guests says which of the built-in guest and Linux run directly.
+	// Metronome and Linux say which guests run directly.
 	Metronome bool `json:"metronome_runs"`
 	Linux     bool `json:"linux_runs"`
 	// Reasons say why not, each with what to do where something can be done.

@@ -1,0 +1,122 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"strings"
+	"time"
+)
+
+// ErrAddress marks a text that is no address of a migration.
+var ErrAddress = errors.New("bad address")
+
+// dialTimeout bounds one attempt to connect. A host that is away answers
+// nothing at all.
+const dialTimeout = 10 * time.Second
+
+// Address is an end of a migration: tcp:HOST:PORT or unix:PATH.
+type Address struct {
+	Network string // "tcp" or "unix"
+	Target  string // HOST:PORT or PATH
+}
+
+// ParseAddress reads an address as `--to` and `--listen` take it.
+func ParseAddress(text string) (Address, error) {
+	network, target, ok := strings.Cut(text, ":")
+	bad := func(why string) (Address, error) {
+		return Address{}, fmt.Errorf("%w %.200q: %s; write tcp:HOST:PORT or unix:PATH", ErrAddress, text, why)
+	}
+	if !ok || target == "" {
+		return bad("no transport")
+	}
+	switch network {
+	case "tcp":
+		_, port, err := net.SplitHostPort(target)
+		if err != nil || port == "" {
+			return bad("no HOST:PORT")
+		}
+		if _, err := net.LookupPort("tcp", port); err != nil {
+			return bad(fmt.Sprintf("port %.20q", port))
+		}
+	case "unix":
+		if err := checkSocketPath(target); err != nil {
+			return Address{}, fmt.Errorf("%w: %w", ErrAddress, err)
+		}
+	case "file":
+		return bad("saving to a file is not in this version")
+	default:
+		return bad(fmt.Sprintf("unknown transport %.20q", network))
+	}
+	return Address{Network: network, Target: target}, nil
+}
+
+func (a Address) String() string { return a.Network + ":" + a.Target }
+
+// Dial opens a connection.
+func (a Address) Dial(ctx context.Context) (net.Conn, error) {
+	d := net.Dialer{Timeout: dialTimeout}
+	return d.DialContext(ctx, a.Network, a.Target)
+}
+
+// Listen waits for connections there. A unix socket that nobody listens on any
+// more is replaced; it is made with mode 0600 and removed by Close.
+func (a Address) Listen() (net.Listener, error) {
+	if a.Network == "unix" {
+		return listenUnix(a.Target)
+	}
+	l, err := net.Listen(a.Network, a.Target)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", a, err)
+	}
+	return l, nil
+}
+
+// maxSocketPath is what sockaddr_un holds, with its terminating zero.
+const maxSocketPath = 107
+
+func checkSocketPath(path string) error {
+	switch {
+	case path == "":
+		return errors.New("socket path is empty")
+	case len(path) > maxSocketPath:
+		return fmt.Errorf("socket path of %d bytes, the system takes at most %d; use a shorter one", len(path), maxSocketPath)
+	case strings.ContainsRune(path, 0) || path[0] == '@':
+		return fmt.Errorf("socket path %.120q is not a file's", path)
+	}
+	return nil
+}
+
+// listenUnix makes a socket with mode 0600. Where one is left behind by a
+// process that is gone, it is replaced; one that answers is an error.
+func listenUnix(path string) (net.Listener, error) {
+	if err := checkSocketPath(path); err != nil {
+		return nil, err
+	}
+	if st, err := os.Lstat(path); err == nil {
+		if st.Mode()&fs.ModeSocket == 0 {
+			return nil, fmt.Errorf("listen on %q: a file that is no socket is there; choose another path", path)
+		}
+		if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+			_ = conn.Close() // it served its purpose
+			return nil, fmt.Errorf("listen on %q: another process listens there; stop it or choose another path", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("listen on %q: remove the socket left behind: %w", path, err)
+		}
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %q: %w", path, err)
+	}
+	// Between bind and chmod the mode is what the umask left; a client that got
+	// in then may be served, so nobody is accepted before.
+	if err := os.Chmod(path, 0o600); err != nil {
+		_ = l.Close() // the first error says more
+		return nil, fmt.Errorf("listen on %q: %w", path, err)
+	}
+	return l, nil
+}

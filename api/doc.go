@@ -1,0 +1,27 @@
+// Package api is the REST interface of a running machine, over a unix socket,
+// and its client. Resources have Firecracker's shapes where Firecracker has
+// them, so that its tools find what they know; /migration is ours.
+//
+//	godwit pause ... ─> Client ─ HTTP over a unix socket ─> Server ─> Instance ─> Machine
+//	                                                                     ▲          (replaced when
+//	                                   godwit run, godwit receive ───────┘           the guest resets)
+//
+//	GET    /           InstanceInfo: id, state, vmm_version, app_name
+//	PATCH  /vm         VMUpdate: {"state":"Paused"} or {"state":"Resumed"}, the latter with "force"
+//	GET    /vm/info    vmm.Info: memory, vCPUs, exits, boot marks, disks
+//	PUT    /actions    Action: {"action_type":"InstanceStop"}
+//	PUT    /migration  MigrationRequest: starts one; 204, or with ?watch=1 as below
+//	GET    /migration  MigrationStatus; with ?watch=1 one a line until the migration has ended
+//	PATCH  /migration  MigrationUpdate: bandwidth, downtime limit, throttle
+//	DELETE /migration  cancels, and answers when the guest runs on here
+//
+// An error is {"fault_message": "..."} with 400 for a request that is wrong in
+// itself, 404 for an unknown path or a migration that never was, 409 for what
+// the machine's state does not allow. Bodies are bounded and unknown fields
+// refused.
+//
+// Who may use a machine is who may open its socket: it is made with mode 0600.
+//
+// The server has no policy of its own. The process that owns the machine holds
+// an Instance, gives it the machine with Set and takes it back with Detach.
+package api

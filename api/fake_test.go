@@ -1,0 +1,150 @@
+package api
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"godwit/migration"
+	"godwit/migration/sim"
+	"godwit/vmm"
+)
+
+// fakeVM is a Machine whose migrations move a simulated guest.
+type fakeVM struct {
+	sim *sim.Machine
+
+	mu    sync.Mutex
+	state vmm.State
+	moved bool
+}
+
+func (f *fakeVM) State() vmm.State {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.state
+}
+
+func (f *fakeVM) set(s vmm.State) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.state = s
+}
+
+func (f *fakeVM) hasMoved() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.moved
+}
+
+func (f *fakeVM) Info() (vmm.Info, error)     { return vmm.Info{ID: "fake", VCPUs: 3}, nil }
+func (f *fakeVM) Pause(context.Context) error { f.set(vmm.StatePaused); return nil }
+func (f *fakeVM) Resume() error               { f.set(vmm.StateRunning); return nil }
+func (f *fakeVM) Stop()                       { f.set(vmm.StateEnded) }
+func (f *fakeVM) Source() migration.Source    { return f.sim }
+
+func (f *fakeVM) MigratedTo() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.state, f.moved = vmm.StateEnded, true
+}
+
+// rig is a fake machine behind a real socket, and a destination.
+type rig struct {
+	t     *testing.T
+	world *sim.World
+	host  *sim.Host
+	vm    *fakeVM
+	inst  *Instance
+	path  string
+	c     *Client
+	to    string
+
+	received chan error
+	gate     chan struct{} // when set, the source's Pause waits for it
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	dir := t.TempDir()
+	r := &rig{t: t, world: sim.NewWorld(), path: filepath.Join(dir, "api.sock"), to: "unix:" + filepath.Join(dir, "in.sock"),
+		received: make(chan error, 1)}
+	r.host = sim.NewHost(r.world)
+	m, err := sim.NewMachine(r.world, migration.Extent{GPA: 0, Len: 4 << 20})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, m.Close()) })
+	for gpa := uint64(0); gpa < 1<<20; gpa += 4096 {
+		m.Write(gpa, func(p []byte) { p[0] = 1 })
+	}
+	r.vm = &fakeVM{sim: m, state: vmm.StateRunning}
+	m.Hook(func(method string) {
+		switch method {
+		case "Pause":
+			r.vm.set(vmm.StatePaused)
+			if r.gate != nil {
+				<-r.gate
+			}
+		case "Resume":
+			r.vm.set(vmm.StateRunning)
+		}
+	})
+	r.inst = NewInstance("before")
+	server, err := Listen(r.path, r.inst)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		r.inst.Close()
+		require.NoError(t, server.Close(5*time.Second))
+		_, err := os.Lstat(r.path)
+		require.ErrorIs(t, err, os.ErrNotExist, "the socket is removed")
+		require.NoError(t, r.world.Check())
+	})
+	r.c = NewClient(r.path)
+	return r
+}
+
+// receive waits for one migration in the background; its end comes on received.
+func (r *rig) receive() {
+	to, err := ParseAddress(r.to)
+	require.NoError(r.t, err)
+	l, err := to.Listen()
+	require.NoError(r.t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	r.t.Cleanup(func() { cancel(); <-done; _ = l.Close() })
+	go func() {
+		defer close(done)
+		target, _, err := migration.Receive(ctx, migration.AcceptFrom(l), r.host.Build, migration.ReceiveOptions{})
+		if target != nil {
+			err = target.(*sim.Target).Close()
+		}
+		r.received <- err
+	}()
+}
+
+// deaf is a destination that accepts and says nothing.
+func (r *rig) deaf() {
+	to, err := ParseAddress(r.to)
+	require.NoError(r.t, err)
+	l, err := to.Listen()
+	require.NoError(r.t, err)
+	r.t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		var held []net.Conn
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				for _, c := range held {
+					_ = c.Close()
+				}
+				return
+			}
+			held = append(held, c)
+		}
+	}()
+}

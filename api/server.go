@@ -1,0 +1,231 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"godwit/migration"
+	"godwit/migration/policy"
+)
+
+const (
+	maxBody = 64 << 10 // bytes of a request; the largest legal one is far below
+	// pauseTimeout bounds how long a pause waits for a console that is not read.
+	pauseTimeout = 10 * time.Second
+	// watchEvery is how often a watcher hears of a migration without news.
+	watchEvery = 200 * time.Millisecond
+)
+
+// Server serves an Instance on a socket.
+type Server struct {
+	inst *Instance
+	http http.Server
+	done chan struct{} // closed when Serve has returned
+}
+
+// Listen makes the socket at path and serves inst there until Close.
+func Listen(path string, inst *Instance) (*Server, error) {
+	l, err := listenUnix(path)
+	if err != nil {
+		return nil, err
+	}
+	return Serve(l, inst), nil
+}
+
+// Serve serves inst on l until Close, which closes l.
+func Serve(l net.Listener, inst *Instance) *Server {
+	s := &Server{inst: inst, done: make(chan struct{})}
+	s.http = http.Server{
+		Handler:           s.routes(),
+		ReadHeaderTimeout: 10 * time.Second,
+		MaxHeaderBytes:    16 << 10,
+	}
+	go func() {
+		defer close(s.done)
+		_ = s.http.Serve(l) // ends with Close; a listener that fails ends it too
+	}()
+	return s
+}
+
+// Close stops accepting, waits up to timeout for answers under way, so that
+// whoever watches a migration hears its end, and removes the socket.
+func (s *Server) Close(timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		err = s.http.Close() // they had their time
+	}
+	<-s.done
+	return err
+}
+
+// handler answers one request with a value to be written as JSON, or nil for
+// 204, or an error.
+type handler func(r *http.Request) (any, error)
+
+func (s *Server) routes() http.Handler {
+	mux := http.NewServeMux()
+	on := func(pattern string, h handler) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+			v, err := h(r)
+			answer(w, v, err)
+		})
+	}
+	on("GET /{$}", func(*http.Request) (any, error) { return s.inst.Describe(), nil })
+	on("GET /vm/info", func(*http.Request) (any, error) { return s.inst.Info() })
+	on("PATCH /vm", s.patchVM)
+	on("PUT /actions", s.putActions)
+	on("PATCH /migration", s.patchMigration)
+	on("DELETE /migration", func(r *http.Request) (any, error) { return nil, s.inst.CancelMigration(r.Context()) })
+	mux.HandleFunc("GET /migration", s.getMigration)
+	mux.HandleFunc("PUT /migration", s.putMigration)
+	on("/", func(r *http.Request) (any, error) {
+		return nil, fmt.Errorf("%w: no resource %s %s", errNotFound, r.Method, r.URL.Path)
+	})
+	return mux
+}
+
+func (s *Server) patchVM(r *http.Request) (any, error) {
+	var u VMUpdate
+	if err := decode(r, &u); err != nil {
+		return nil, err
+	}
+	switch {
+	case u.State == "Paused" && !u.Force:
+		ctx, cancel := context.WithTimeout(r.Context(), pauseTimeout)
+		defer cancel()
+		return nil, s.inst.Pause(ctx)
+	case u.State == "Resumed":
+		return nil, s.inst.Resume(r.Context(), u.Force)
+	}
+	return nil, fmt.Errorf("%w: state %.40q; use Paused or Resumed, force only with the latter", errRequest, u.State)
+}
+
+func (s *Server) putActions(r *http.Request) (any, error) {
+	var a Action
+	if err := decode(r, &a); err != nil {
+		return nil, err
+	}
+	if a.Type != "InstanceStop" {
+		return nil, fmt.Errorf("%w: action_type %.40q; there is InstanceStop", errRequest, a.Type)
+	}
+	return nil, s.inst.Stop()
+}
+
+func (s *Server) patchMigration(r *http.Request) (any, error) {
+	var u MigrationUpdate
+	if err := decode(r, &u); err != nil {
+		return nil, err
+	}
+	return nil, s.inst.UpdateMigration(u)
+}
+
+func (s *Server) getMigration(w http.ResponseWriter, r *http.Request) {
+	mv, err := s.inst.last()
+	switch {
+	case err != nil:
+		answer(w, nil, err)
+	case wantsWatch(r):
+		watch(w, r, mv)
+	default:
+		answer(w, mv.status(), nil)
+	}
+}
+
+func (s *Server) putMigration(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	var q MigrationRequest
+	err := decode(r, &q)
+	var mv *move
+	if err == nil {
+		mv, err = s.inst.start(q)
+	}
+	if err != nil || !wantsWatch(r) {
+		answer(w, nil, err)
+		return
+	}
+	watch(w, r, mv)
+}
+
+func wantsWatch(r *http.Request) bool { return r.URL.Query().Get("watch") == "1" }
+
+// watch writes the status as a line of JSON at every change and every
+// watchEvery; the last line has the report. A client that goes away ends it,
+// not the migration.
+func watch(w http.ResponseWriter, r *http.Request, mv *move) {
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	enc, out := json.NewEncoder(w), http.NewResponseController(w)
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		news := mv.news() // before the status, so that no change falls between
+		st := mv.status()
+		// A client that reads nothing for a minute is gone.
+		_ = out.SetWriteDeadline(time.Now().Add(time.Minute))
+		if enc.Encode(st) != nil || out.Flush() != nil || st.Report != nil {
+			return
+		}
+		select {
+		case <-mv.done:
+		case <-news:
+		case <-tick.C:
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// Errors of the server itself.
+var (
+	errRequest  = errors.New("bad request")
+	errNotFound = errors.New("not found")
+)
+
+// decode reads the body, exactly one JSON object of known fields.
+func decode(r *http.Request, to any) error {
+	d := json.NewDecoder(r.Body)
+	d.DisallowUnknownFields()
+	if err := d.Decode(to); err != nil {
+		return fmt.Errorf("%w: body: %w", errRequest, err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: body: more than one JSON value", errRequest)
+	}
+	return nil
+}
+
+// answer writes v as 200, nil as 204, an error as its status and a Fault.
+func answer(w http.ResponseWriter, v any, err error) {
+	status := http.StatusOK
+	switch {
+	case err != nil:
+		status, v = statusOf(err), Fault{Message: err.Error()}
+	case v == nil:
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // a client that is gone needs no answer
+}
+
+func statusOf(err error) int {
+	for _, e := range []error{errRequest, ErrAddress, migration.ErrOptions, policy.ErrBadPolicy} {
+		if errors.Is(err, e) {
+			return http.StatusBadRequest
+		}
+	}
+	if errors.Is(err, errNotFound) || errors.Is(err, ErrNoMigration) {
+		return http.StatusNotFound
+	}
+	// What is left is right in itself and refused by the machine's state.
+	return http.StatusConflict
+}

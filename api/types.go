@@ -1,0 +1,106 @@
+package api
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"godwit/migration"
+	"godwit/migration/policy"
+)
+
+// States of InstanceInfo, in Firecracker's words.
+const (
+	StateNotStarted = "Not started"
+	StateRunning    = "Running"
+	StatePaused     = "Paused"
+)
+
+// InstanceInfo answers GET /.
+type InstanceInfo struct {
+	ID         string `json:"id"`
+	State      string `json:"state"`
+	VMMVersion string `json:"vmm_version"`
+	AppName    string `json:"app_name"`
+}
+
+// VMUpdate is the body of PATCH /vm.
+type VMUpdate struct {
+	State string `json:"state"` // "Paused" or "Resumed"
+	// Force resumes a guest whose migration nobody knows the end of. The call
+	// first waits until the destination can no longer take it.
+	Force bool `json:"force,omitempty"`
+}
+
+// Action is the body of PUT /actions.
+type Action struct {
+	Type string `json:"action_type"` // "InstanceStop"
+}
+
+// Fault is the body of an error.
+type Fault struct {
+	Message string `json:"fault_message"`
+}
+
+// MigrationRequest is the body of PUT /migration. Zero values mean the
+// engine's defaults.
+type MigrationRequest struct {
+	To              string  `json:"to"` // tcp:HOST:PORT or unix:PATH
+	Mode            string  `json:"mode,omitempty"`
+	Streams         int     `json:"streams,omitempty"`
+	Bandwidth       int64   `json:"bandwidth_bytes_s,omitempty"`
+	DowntimeLimitMS float64 `json:"downtime_limit_ms,omitempty"`
+	TimeoutMS       float64 `json:"timeout_ms,omitempty"`
+	Order           string  `json:"order,omitempty"` // policies as NAME[,key=value..]
+	Codec           string  `json:"codec,omitempty"`
+	Throttle        string  `json:"throttle,omitempty"`
+	Stop            string  `json:"stop,omitempty"`
+	Verify          bool    `json:"verify,omitempty"`
+	// Keep leaves the source paused after it has moved instead of ending it.
+	Keep bool `json:"keep,omitempty"`
+}
+
+// options turns the request into what the engine takes.
+func (q MigrationRequest) options() (Address, migration.SendOptions, error) {
+	to, err := ParseAddress(q.To)
+	if err != nil {
+		return Address{}, migration.SendOptions{}, err
+	}
+	o := migration.SendOptions{Mode: migration.Mode(q.Mode), Streams: q.Streams, Bandwidth: q.Bandwidth, Verify: q.Verify}
+	switch o.Mode {
+	case "", migration.PreCopy, migration.StopAndCopy:
+	case "postcopy", "hybrid":
+		return to, o, fmt.Errorf("%w: mode %q is not in this version; use %s or %s", migration.ErrOptions, q.Mode, migration.PreCopy, migration.StopAndCopy)
+	}
+	if o.Policies, err = policy.Parse(q.Order, q.Codec, q.Throttle, q.Stop); err != nil {
+		return to, o, err
+	}
+	if o.DowntimeLimit, err = duration("downtime_limit_ms", q.DowntimeLimitMS); err != nil {
+		return to, o, err
+	}
+	o.Timeout, err = duration("timeout_ms", q.TimeoutMS)
+	return to, o, err
+}
+
+// duration converts milliseconds, refusing what is no time.
+func duration(name string, ms float64) (time.Duration, error) {
+	if math.IsNaN(ms) || ms < 0 || ms > 1e12 {
+		return 0, fmt.Errorf("%w: %s of %v, must be 0 or above", migration.ErrOptions, name, ms)
+	}
+	return time.Duration(ms * float64(time.Millisecond)), nil
+}
+
+// MigrationUpdate is the body of PATCH /migration. What is nil stays.
+type MigrationUpdate struct {
+	Bandwidth       *int64   `json:"bandwidth_bytes_s,omitempty"` // 0 is no limit
+	DowntimeLimitMS *float64 `json:"downtime_limit_ms,omitempty"`
+	Throttle        *string  `json:"throttle,omitempty"`
+}
+
+// MigrationStatus answers GET /migration.
+type MigrationStatus struct {
+	To       string             `json:"to"`
+	Progress migration.Progress `json:"progress"`
+	// Report is there once the migration has ended.
+	Report *migration.Report `json:"report,omitempty"`
+}

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"godwit/api"
+	"godwit/cmd/godwit/internal/console"
+	"godwit/cmd/godwit/internal/units"
+	"godwit/migration"
+	"godwit/migration/policy"
+	"godwit/vmm"
+)
+
+// Exit codes: DESIGN.md, "Command line".
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+	exitFault  = 3 // the guest's, not ours
+)
+
+// exitError ends the program with a code. A nil err says nothing more, because
+// everything has been said.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit code %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+func usage(format string, a ...any) error {
+	return &exitError{exitUsage, fmt.Errorf(format, a...)}
+}
+
+// execute runs the program and gives its exit code.
+func execute(args []string) int {
+	root := newRoot()
+	root.SetArgs(args)
+	cmd, err := root.ExecuteC()
+	if err == nil {
+		return exitDone
+	}
+	code := codeOf(err)
+	if e := new(exitError); errors.As(err, &e) && e.err == nil {
+		return code
+	}
+	fmt.Fprintf(os.Stderr, "godwit: %v\n", err)
+	if code == exitUsage {
+		fmt.Fprintf(os.Stderr, "Try '%s --help'.\n", cmd.CommandPath())
+	}
+	return code
+}
+
+// codeOf is the exit code of an error that a command ended with. What does not
+// come from a command's own work is cobra's complaint about the arguments.
+func codeOf(err error) int {
+	if e := new(exitError); errors.As(err, &e) {
+		return e.code
+	}
+	return exitUsage
+}
+
+// badUsage are errors that only a wrong argument brings.
+var badUsage = []error{vmm.ErrConfig, migration.ErrOptions, policy.ErrBadPolicy, api.ErrAddress, console.ErrSpec, units.ErrSyntax}
+
+// action makes a command's work give the right exit code.
+func action(f func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		err := f(cmd, args)
+		if e := new(exitError); err == nil || errors.As(err, &e) {
+			return err
+		}
+		for _, b := range badUsage {
+			if errors.Is(err, b) {
+				return &exitError{exitUsage, err}
+			}
+		}
+		if e := new(api.RequestError); errors.As(err, &e) && e.Status == 400 {
+			return &exitError{exitUsage, err}
+		}
+		return &exitError{exitFailed, err}
+	}
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "godwit",
+		Short: "Runs virtual machines on KVM and moves them live",
+		Long: `godwit runs virtual machines on /dev/kvm and moves them live from process to process.
+
+  godwit demo      boots the built-in guest, moves it, verifies it, prints the figures
+  godwit doctor    says what this host can do, and what to do about what it cannot
+
+Sizes take K, M, G (binary), rates MB/s, Mbit/s (decimal), times 30ms, 2s.
+Exit codes: 0 done, 1 failed, 2 bad usage, 3 guest fault.`,
+		Version:           api.Version(),
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		DisableAutoGenTag: true,
+		Args:              cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_ = cmd.Help() // it writes to stdout; nothing to do if that is gone
+			return usage("no command given")
+		},
+	}
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.AddCommand(newRun(), newReceive(), newMigrate(), newMigration(), newInfo(), newPause(), newResume(), newStop(),
+		newDoctor(), newDemo(), newLab())
+	return root
+}
+
+// printJSON writes v as one line on stdout.
+func printJSON(v any) error {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Printf("%s\n", text); err != nil {
+		return fmt.Errorf("write to stdout: %w", err)
+	}
+	return nil
+}

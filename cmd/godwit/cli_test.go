@@ -1,0 +1,258 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"github.com/stretchr/testify/require"
+
+	"godwit/api"
+	"godwit/cmd/godwit/internal/units"
+	"godwit/vmm"
+)
+
+// The test binary is godwit where a test asks for it.
+func TestMain(m *testing.M) {
+	if os.Getenv("GODWIT_TEST_MAIN") != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+func godwit(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), "GODWIT_TEST_MAIN=1", "XDG_RUNTIME_DIR="+t.TempDir())
+	var out, diag bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &diag
+	err := cmd.Run()
+	if err != nil {
+		require.IsType(t, &exec.ExitError{}, err)
+	}
+	return cmd.ProcessState.ExitCode(), out.String(), diag.String()
+}
+
+// Nothing here reaches KVM: bad usage is found before.
+func TestExitCodesAndMessages(t *testing.T) {
+	dir := t.TempDir()
+	config := filepath.Join(dir, "c.json")
+	require.NoError(t, os.WriteFile(config, []byte(`{"machine-confg":{}}`), 0o600))
+	absent := filepath.Join(dir, "absent.sock")
+	for _, c := range []struct {
+		args string
+		code int
+		says string
+	}{
+		{"", 2, "no command given"},
+		{"fly", 2, `unknown command "fly"`},
+		{"run --colour red", 2, "unknown flag: --colour"},
+		{"run extra", 2, "extra"},
+		{"run", 2, "give --kernel FILE or --guest metronome"},
+		{"run --guest tetris", 2, "there is metronome"},
+		{"run --guest metronome --kernel x", 2, "give one"},
+		{"run --guest metronome --memory lots", 2, "512M"},
+		{"run --guest metronome --memory 1M", 2, "MiB"},
+		{"run --guest metronome --cpus 0", 2, "at least 1"},
+		{"run --guest metronome --cpus 1000", 2, "vCPUs"},
+		{"run --guest metronome --disk root.img", 2, "path=FILE"},
+		{"run --guest metronome --disk path=a,format=qcow2", 2, "only raw"},
+		{"run --guest metronome --disk path=a,id=x --disk path=b,id=x", 2, "two drives"},
+		{"run --guest metronome --memory-backing tape", 2, "tape"},
+		{"run --guest metronome --serial modem", 2, "write stdio, none"},
+		{"run --guest metronome --name a/b", 2, "name"},
+		{"run --config " + config, 2, "machine-confg"},
+		{"run --config " + absent, 2, "no such file"},
+		{"receive", 2, "--listen"},
+		{"receive --listen udp:x", 2, "tcp:HOST:PORT"},
+		{"receive --listen file:x", 2, "not in this version"},
+		{"receive --listen unix:x --disk vda", 2, "ID=PATH"},
+		{"migrate --name a", 2, "--to"},
+		{"migrate --to tcp:h:1", 2, "which machine"},
+		{"migrate --to tcp:h:1 --name a --api-sock b", 2, "both"},
+		{"migrate --to tcp:h:1 --name a --bandwidth 5", 2, "125MB/s"},
+		{"migrate --to tcp:h:1 --name a --downtime-limit soon", 2, "30ms"},
+		{"migrate --to tcp:h:1 --name a --timeout -1s", 2, "2s"},
+		{"migrate --to tcp:h:1 --api-sock " + absent, 1, "does the machine run"},
+		{"pause", 2, "which machine"},
+		{"info --api-sock " + absent, 1, "connect to"},
+		{"migration", 2, "status, cancel or set"},
+		{"migration set speed=3 --name a", 2, "no setting"},
+		{"demo --linux", 2, "--kernel FILE"},
+		{"demo --disk path=x", 2, "--linux"},
+		{"lab", 2, "which command"},
+		{"lab --prepare -- run", 2, "runs no command"},
+	} {
+		code, stdout, stderr := godwit(t, strings.Fields(c.args)...)
+		require.Equal(t, c.code, code, "godwit %s: %s", c.args, stderr)
+		require.Contains(t, stderr, c.says, "godwit %s", c.args)
+		require.Contains(t, stderr, "godwit: ", "godwit %s", c.args)
+		if c.args != "" && c.args != "migration" {
+			require.Empty(t, stdout, "godwit %s", c.args)
+		}
+	}
+}
+
+// Every flag of every command explains itself, and every command has an example.
+func TestHelp(t *testing.T) {
+	var walk func(c *cobra.Command)
+	walk = func(c *cobra.Command) {
+		if !c.HasSubCommands() {
+			require.NotEmpty(t, c.Example, c.CommandPath())
+		}
+		require.NotEmpty(t, c.Short, c.CommandPath())
+		c.Flags().VisitAll(func(f *pflag.Flag) {
+			if f.Name != "help" && f.Name != "version" {
+				require.Greater(t, len(f.Usage), 10, "%s --%s", c.CommandPath(), f.Name)
+			}
+		})
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+	}
+	walk(newRoot())
+	code, out, _ := godwit(t, "help", "run")
+	require.Zero(t, code)
+	require.Contains(t, out, "--memory")
+	code, out, _ = godwit(t, "--version")
+	require.Zero(t, code)
+	require.Contains(t, out, api.Version())
+}
+
+func TestParseDrive(t *testing.T) {
+	d, err := parseDrive("path=/a=b.img,id=root,format=raw,readonly,cache=none")
+	require.NoError(t, err)
+	require.Equal(t, vmm.Drive{ID: "root", PathOnHost: "/a=b.img", IsReadOnly: true, Format: "raw", Cache: "none"}, d)
+	for _, s := range []string{"", "a.img", "path=", "id=x", "path=a,ro", "path=a,readonly=yes", "path=a,snapshot", "path=a,path=b", "path"} {
+		_, err := parseDrive(s)
+		require.ErrorIs(t, err, units.ErrSyntax, s)
+	}
+}
+
+func TestDiskMap(t *testing.T) {
+	v := diskMapValue{}
+	require.NoError(t, v.Set("vda=/srv/a=b.img"))
+	require.Equal(t, diskMapValue{"vda": "/srv/a=b.img"}, v)
+	for _, s := range []string{"", "vda", "=x", "vdb=", "vda=/other"} {
+		require.ErrorIs(t, v.Set(s), units.ErrSyntax, s)
+	}
+}
+
+func TestParseUpdate(t *testing.T) {
+	u, err := parseUpdate("bandwidth=1MB/s,downtime-limit=50ms,throttle=step,by=10")
+	require.NoError(t, err)
+	require.Equal(t, int64(1e6), *u.Bandwidth)
+	require.Equal(t, 50., *u.DowntimeLimitMS)
+	require.Equal(t, "step,by=10", *u.Throttle)
+	u, err = parseUpdate("throttle=none")
+	require.NoError(t, err)
+	require.Nil(t, u.Bandwidth)
+	for _, s := range []string{"", "throttle=", "bandwidth", "bandwidth=1", "bandwidth=0,bandwidth=0", "downtime-limit=-1s", "x=1"} {
+		_, err := parseUpdate(s)
+		require.ErrorIs(t, err, units.ErrSyntax, s)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{"path=a,id=b", "throttle=none", "bandwidth=1MB/s,downtime-limit=1s", "30ms"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if d, err := parseDrive(s); err == nil && d.PathOnHost == "" {
+			t.Fatalf("drive %q has no path", s)
+		}
+		if d, err := parseTime(s); err == nil && d < 0 {
+			t.Fatalf("time %q is %v", s, d)
+		}
+		_, _ = parseUpdate(s)
+		parseBeat(s)
+		parseCount(s)
+	})
+}
+
+func TestFlagsWinOverTheFile(t *testing.T) {
+	config := filepath.Join(t.TempDir(), "c.json")
+	require.NoError(t, os.WriteFile(config, []byte(`{"id":"file","boot-source":{"kernel_image_path":"k","append_args":"x"},
+		"machine-config":{"vcpu_count":2,"mem_size_mib":256},"drives":[{"drive_id":"a","path_on_host":"p"}]}`), 0o600))
+	build := func(args ...string) vmm.Config {
+		var m machineFlags
+		f := pflag.NewFlagSet("run", pflag.ContinueOnError)
+		m.add(f)
+		require.NoError(t, f.Parse(append([]string{"--config", config}, args...)))
+		cfg, err := m.build(f)
+		require.NoError(t, err)
+		return cfg
+	}
+	plain := build()
+	require.Equal(t, "file", plain.ID)
+	require.Equal(t, 256, plain.Machine.MemSizeMiB)
+	over := build("--guest", "metronome", "--memory", "1G", "--name", "flag", "--disk", "path=q", "--disk", "path=r")
+	require.Equal(t, vmm.BootSource{Guest: "metronome", AppendArgs: "x"}, over.BootSource)
+	require.Equal(t, vmm.MachineConfig{VCPUCount: 2, MemSizeMiB: 1024}, over.Machine)
+	require.Equal(t, "flag", over.ID)
+	require.Len(t, over.Drives, 2)
+}
+
+func TestSocketOf(t *testing.T) {
+	t.Setenv("XDG_RUNTIME_DIR", "/run/user/7")
+	path, err := socketOf("web")
+	require.NoError(t, err)
+	require.Equal(t, "/run/user/7/godwit/web.sock", path)
+	t.Setenv("XDG_RUNTIME_DIR", "")
+	path, err = socketOf("web")
+	require.NoError(t, err)
+	require.True(t, filepath.IsAbs(path))
+	for _, name := range []string{"", "../x", "a/b", ".x", strings.Repeat("x", 65)} {
+		_, err := socketOf(name)
+		require.Equal(t, exitUsage, codeOf(err), name)
+	}
+}
+
+func TestMakeSocketDir(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "godwit")
+	require.NoError(t, makeSocketDir(filepath.Join(dir, "a.sock")))
+	require.NoError(t, makeSocketDir(filepath.Join(dir, "b.sock")), "it is there already")
+	require.NoError(t, os.Chmod(dir, 0o777))
+	require.ErrorContains(t, makeSocketDir(filepath.Join(dir, "c.sock")), "not this user's alone")
+}
+
+func TestReceiverAllowsNoWayOut(t *testing.T) {
+	dir := t.TempDir()
+	in, out := filepath.Join(dir, "in"), filepath.Join(dir, "out")
+	for _, d := range []string{in, out} {
+		require.NoError(t, os.Mkdir(d, 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(d, "f"), nil, 0o600))
+	}
+	require.NoError(t, os.Symlink(filepath.Join(out, "f"), filepath.Join(in, "link")))
+	r := receiver{allow: []string{"/no/such", in}}
+	require.True(t, r.allows(filepath.Join(in, "f")))
+	for _, p := range []string{filepath.Join(out, "f"), filepath.Join(in, "link"), filepath.Join(in, "../out/f"), "in/f", filepath.Join(in, "g")} {
+		require.False(t, r.allows(p), p)
+	}
+}
+
+func TestLineLogJoinsATornLine(t *testing.T) {
+	a, b := newLineLog(), newLineLog()
+	a.read(strings.NewReader("count 1 t=1\r\ncou"))
+	b.read(strings.NewReader("nt 2 t=2\ncount 3 t=3\n"))
+	require.Equal(t, []string{"count 1 t=1", "count 2 t=2", "count 3 t=3"}, a.joined(0, b))
+	var m demoMove
+	g := &linuxGuest{}
+	require.NoError(t, g.after(&m, a.joined(0, b)))
+	require.Equal(t, [2]uint64{1, 3}, m.Counts)
+	require.ErrorContains(t, g.after(&m, []string{"count 4 t=1", "count 6 t=1"}), "from 4 to 6")
+	require.ErrorContains(t, g.after(&m, []string{"count 4 t=1", "count 4 t=1"}), "from 4 to 4")
+}
+
+func TestTimeValue(t *testing.T) {
+	var v timeValue
+	require.NoError(t, v.Set("1.5ms"))
+	require.Equal(t, 1.5, v.ms())
+	require.Equal(t, 1500*time.Microsecond, time.Duration(v))
+}

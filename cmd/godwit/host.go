@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"time"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"godwit/api"
+	"godwit/cmd/godwit/internal/console"
+	"godwit/migration"
+	"godwit/vmm"
+)
+
+// answerTime is how long clients have to hear the end of a migration, and
+// their other answers, when the process ends.
+const answerTime = 5 * time.Second
+
+// hostFlags say how a machine is connected with this process's world.
+type hostFlags struct {
+	serial, socket string
+	noReboot       bool
+}
+
+func (h *hostFlags) add(f *pflag.FlagSet) {
+	f.StringVar(&h.serial, "serial", "stdio", "serial console: stdio, none, file:PATH or unix:PATH; on a terminal Ctrl-a x stops the machine, Ctrl-a a sends Ctrl-a")
+	f.StringVar(&h.socket, "api-sock", "", "serve the API on a unix socket at `PATH`, as in --api-sock vm.sock")
+	f.BoolVar(&h.noReboot, "no-reboot", false, "end when the guest resets instead of starting it again")
+}
+
+// host is the life of a machine in this process.
+type host struct {
+	console  *console.Console
+	inst     *api.Instance
+	server   *api.Server // nil without a socket
+	noReboot bool
+}
+
+// newHost opens console and API socket. named is the machine's name where its
+// user gave one.
+func newHost(h hostFlags, named string) (*host, error) {
+	spec, err := console.ParseSpec(h.serial)
+	if err != nil {
+		return nil, err
+	}
+	socket := h.socket
+	if socket == "" && named != "" {
+		if socket, err = socketOf(named); err != nil {
+			return nil, err
+		}
+		if err := makeSocketDir(socket); err != nil {
+			return nil, err
+		}
+	}
+	out := &host{inst: api.NewInstance(named), noReboot: h.noReboot}
+	if out.console, err = console.Open(spec); err != nil {
+		return nil, err
+	}
+	if socket != "" {
+		if out.server, err = api.Listen(socket, out.inst); err != nil {
+			return nil, errors.Join(err, out.console.Close())
+		}
+	}
+	return out, nil
+}
+
+// close ends everything that newHost began. It may be called again.
+func (h *host) close() error {
+	h.inst.Close()
+	var err error
+	if h.server != nil {
+		err = h.server.Close(answerTime)
+		h.server = nil
+	}
+	return errors.Join(err, h.console.Close())
+}
+
+func (h *host) say(format string, a ...any) {
+	h.console.Message("godwit: " + fmt.Sprintf(format, a...) + "\n")
+}
+
+// untilSignal gives a context that ends when somebody asks this process to end.
+// A second signal ends it at once: the terminal's guard cleans up. Signals that
+// the process was started to ignore, as by nohup, stay ignored.
+func untilSignal() (context.Context, context.CancelFunc) {
+	// Whoever reads our output may go away; the guest does not end with it.
+	signal.Ignore(unix.SIGPIPE)
+	var signals []os.Signal
+	for _, s := range []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP} {
+		if !signal.Ignored(s) {
+			signals = append(signals, s)
+		}
+	}
+	if len(signals) == 0 { // none given would mean all
+		return context.WithCancel(context.Background())
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
+// fitProcs lets a vCPU thread that comes back from the guest always find a
+// place to run Go code, however busy the rest is.
+func fitProcs(vcpus int) {
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), runtime.NumCPU()+vcpus))
+}
+
+// run lives with a machine until its guest has ended for good, and closes it.
+// rebuild makes the next machine after a reset. The error has the exit code.
+func (h *host) run(ctx context.Context, m *vmm.Machine, rebuild func() (*vmm.Machine, error)) error {
+	if err := h.console.Start(); err != nil {
+		return errors.Join(err, m.Close())
+	}
+	for {
+		exit, moved, err := h.runOnce(ctx, m)
+		if err != nil {
+			return err
+		}
+		if moved != nil {
+			h.say("the guest runs at %s now", moved.To)
+			return nil
+		}
+		switch exit.Kind {
+		case vmm.ExitFault:
+			return h.fault(exit.Err)
+		case vmm.ExitReset:
+			if h.noReboot {
+				h.say("the guest asked for a reset")
+				return nil
+			}
+		default:
+			return nil
+		}
+		h.say("the guest asked for a reset and starts again")
+		if m, err = rebuild(); err != nil {
+			return fmt.Errorf("start the guest again: %w", err)
+		}
+	}
+}
+
+// runOnce lives with one machine. moved is set when its guest went elsewhere.
+func (h *host) runOnce(ctx context.Context, m *vmm.Machine) (exit vmm.Exit, moved *api.MigrationStatus, err error) {
+	h.inst.Set(m.Config().ID, m)
+	h.console.Attach(m.Input)
+	if m.State() == vmm.StateBuilt {
+		if err = m.Start(); err != nil {
+			m.Stop()
+		}
+	}
+	select {
+	case <-m.Ended():
+	case <-ctx.Done():
+		m.Stop()
+	case <-h.console.Left():
+		m.Stop()
+	}
+	<-m.Ended()
+	h.console.Attach(nil)
+	if last := h.inst.Detach(); last != nil && last.Report.Status == migration.Completed {
+		moved = last
+	}
+	exit = m.Exit()
+	return exit, moved, errors.Join(err, m.Close())
+}
+
+// fault reports how the guest failed.
+func (h *host) fault(err error) error {
+	if f := new(vmm.Fault); errors.As(err, &f) {
+		h.console.Message(f.Report())
+	}
+	return &exitError{exitFault, fmt.Errorf("guest fault: %w", err)}
+}

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/pflag"
+
+	"godwit/vmm"
+)
+
+// maxConfigFile bounds --config, bytes.
+const maxConfigFile = 1 << 20
+
+// defaultName is the id of a machine that nobody named.
+const defaultName = "godwit"
+
+// machineFlags describe a machine.
+type machineFlags struct {
+	config, kernel, guest, initrd, appendArgs, cmdline, name, backing string
+	memory                                                            memoryValue
+	cpus                                                              int
+	disks                                                             drivesValue
+}
+
+func (m *machineFlags) add(f *pflag.FlagSet) {
+	f.StringVar(&m.config, "config", "", "read the machine from a JSON `FILE` in Firecracker's shape; flags win over it")
+	f.StringVar(&m.guest, "guest", "", "boot a built-in guest: metronome")
+	f.StringVar(&m.kernel, "kernel", "", "boot a Linux kernel, bzImage or vmlinux, from `FILE`, as in --kernel bzImage")
+	f.StringVar(&m.initrd, "initrd", "", "initial RAM disk for the kernel, from `FILE`")
+	f.StringVar(&m.appendArgs, "append", "", "add `TEXT` to the default kernel command line, as in --append 'loglevel=7'")
+	f.StringVar(&m.cmdline, "cmdline", "", "replace the default kernel command line with `TEXT`")
+	f.Var(&m.disks, "disk", "attach a disk; may be repeated; the first is root (/dev/vda), as in --disk path=root.img,id=root,readonly")
+	f.Var(&m.memory, "memory", "guest memory, as in --memory 2G (default 512M)")
+	f.IntVar(&m.cpus, "cpus", 0, "number of vCPUs, as in --cpus 4 (default 1)")
+	f.StringVar(&m.name, "name", "", "name of the machine; also puts its API socket where --name finds it")
+	f.StringVar(&m.backing, "memory-backing", "", "guest memory from anon (default, huge pages) or memfd")
+}
+
+// build merges file and flags.
+func (m *machineFlags) build(f *pflag.FlagSet) (vmm.Config, error) {
+	var cfg vmm.Config
+	if m.config != "" {
+		text, err := readBounded(m.config, maxConfigFile)
+		if err != nil {
+			return cfg, &exitError{exitUsage, fmt.Errorf("read the configuration: %w", err)}
+		}
+		if cfg, err = vmm.ParseConfig(text); err != nil {
+			return cfg, fmt.Errorf("%q: %w", m.config, err)
+		}
+	}
+	b := &cfg.BootSource
+	set(f, "kernel", &b.KernelImagePath, m.kernel)
+	set(f, "guest", &b.Guest, m.guest)
+	set(f, "initrd", &b.InitrdPath, m.initrd)
+	set(f, "append", &b.AppendArgs, m.appendArgs)
+	set(f, "cmdline", &b.BootArgs, m.cmdline)
+	// What to boot is one choice: a flag takes back the file's other one.
+	if f.Changed("kernel") && !f.Changed("guest") {
+		b.Guest = ""
+	}
+	if f.Changed("guest") && !f.Changed("kernel") {
+		b.KernelImagePath = ""
+	}
+	set(f, "name", &cfg.ID, m.name)
+	set(f, "cpus", &cfg.Machine.VCPUCount, m.cpus)
+	set(f, "memory", &cfg.Machine.MemSizeMiB, int(m.memory))
+	set(f, "memory-backing", &cfg.Machine.MemoryBacking, m.backing)
+	set(f, "disk", &cfg.Drives, []vmm.Drive(m.disks))
+	if f.Changed("cpus") && m.cpus < 1 {
+		return cfg, usage("%d vCPUs; give at least 1, as in --cpus 2", m.cpus)
+	}
+	if cfg.ID == "" {
+		cfg.ID = defaultName
+	}
+	return cfg, nil
+}
+
+// set copies a flag's value when the flag was given.
+func set[T any](f *pflag.FlagSet, flag string, to *T, value T) {
+	if f.Changed(flag) {
+		*to = value
+	}
+}
+
+// readBounded reads a regular file of at most max bytes.
+func readBounded(path string, max int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, max+1))
+	if err == nil && int64(len(text)) > max {
+		err = fmt.Errorf("%q has more than %d bytes", path, max)
+	}
+	return text, err
+}

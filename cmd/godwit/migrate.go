@@ -1,0 +1,165 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"godwit/api"
+	"godwit/cmd/godwit/internal/progress"
+	"godwit/cmd/godwit/internal/units"
+	"godwit/migration"
+	"godwit/migration/policy"
+)
+
+func newMigrate() *cobra.Command {
+	var t targetFlags
+	var q api.MigrationRequest
+	var bandwidth rateValue
+	var downtime, timeout timeValue
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "migrate",
+		Short: "Move a running machine to another process",
+		Long: `Move a running machine to another process, where "godwit receive" waits.
+
+The guest runs on until the last pages are sent. Until the destination has been told to go, Ctrl-C cancels and the
+guest runs on here; after that it cannot be undone. The source's process ends when the guest has moved.`,
+		Example: `  godwit migrate --name web --to tcp:host2:7000 --bandwidth 125MB/s
+  godwit migrate --api-sock vm.sock --to unix:in.sock --verify --json`,
+		Args: cobra.NoArgs,
+		RunE: action(func(cmd *cobra.Command, _ []string) error {
+			if q.To == "" {
+				return usage("where to? give --to, as in --to tcp:host2:7000")
+			}
+			c, err := t.client()
+			if err != nil {
+				return err
+			}
+			q.Bandwidth, q.DowntimeLimitMS, q.TimeoutMS = int64(bandwidth), downtime.ms(), timeout.ms()
+			return migrate(cmd.Context(), c, q, asJSON)
+		}),
+	}
+	f := cmd.Flags()
+	t.add(f)
+	names := func(list []string) string { return strings.Join(list, ", ") }
+	f.StringVar(&q.To, "to", "", "the destination: tcp:HOST:PORT or unix:PATH")
+	f.StringVar(&q.Mode, "mode", string(migration.PreCopy), "precopy, or stop-and-copy: pause first, copy once")
+	f.IntVar(&q.Streams, "streams", 1, "data connections, as in --streams 4")
+	f.Var(&bandwidth, "bandwidth", "most that all streams may send together, as in --bandwidth 125MB/s (default no limit)")
+	f.Var(&downtime, "downtime-limit", fmt.Sprintf("downtime to aim at, as in --downtime-limit 30ms (default %v)", migration.DefaultDowntimeLimit))
+	f.Var(&timeout, "timeout", "give up after so long and let the guest run on here, as in --timeout 2m (default never)")
+	f.StringVar(&q.Order, "order", "", "which pages go first: "+names(policy.Orders.Names()))
+	f.StringVar(&q.Codec, "codec", "", "how pages are made smaller: "+names(policy.Codecs.Names()))
+	f.StringVar(&q.Throttle, "throttle", "", "how the guest is slowed: "+names(policy.Throttles.Names()))
+	f.StringVar(&q.Stop, "stop", "", "when to pause the guest: "+names(policy.Stops.Names())+", as in --stop last-sync,rounds=10")
+	f.BoolVar(&q.Verify, "verify", false, "compare hashes of guest memory before the guest runs there")
+	f.BoolVar(&q.Keep, "keep", false, "keep the source's process, its machine paused, after the move")
+	f.BoolVar(&asJSON, "json", false, "print the report as one JSON object, the last line of stdout")
+	f.SortFlags = false
+	return cmd
+}
+
+// migrate starts a migration and follows it to its end.
+func migrate(ctx context.Context, c *api.Client, q api.MigrationRequest, asJSON bool) error {
+	done := make(chan struct{})
+	cancelled := make(chan struct{})
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM)
+	go func() {
+		defer close(cancelled)
+		cancelOnSignal(ctx, c, signals, done)
+	}()
+	show := newProgress()
+	st, err := c.Migrate(ctx, q, func(s api.MigrationStatus) { show.Show(s.Progress) })
+	show.Clear()
+	signal.Stop(signals)
+	close(done)
+	<-cancelled
+	if err != nil {
+		return err
+	}
+	return printReport(st, asJSON)
+}
+
+// cancelOnSignal cancels at the first signal and says when that is too late.
+func cancelOnSignal(ctx context.Context, c *api.Client, signals <-chan os.Signal, done <-chan struct{}) {
+	for {
+		select {
+		case <-signals:
+			fmt.Fprintln(os.Stderr, "\ngodwit: cancelling the migration")
+			if err := c.CancelMigration(ctx); err != nil {
+				fmt.Fprintf(os.Stderr, "godwit: cancel: %v\n", err)
+			}
+		case <-done:
+			return
+		}
+	}
+}
+
+func newProgress() *progress.Printer {
+	fd := int(os.Stderr.Fd())
+	if !term.IsTerminal(fd) {
+		return progress.New(os.Stderr, nil)
+	}
+	return progress.New(os.Stderr, func() int {
+		w, _, err := term.GetSize(fd)
+		if err != nil {
+			return 80
+		}
+		return w
+	})
+}
+
+// printReport prints how a migration went and gives it its exit code.
+func printReport(st api.MigrationStatus, asJSON bool) error {
+	rep := st.Report
+	if asJSON {
+		if err := printJSON(rep); err != nil {
+			return err
+		}
+	} else if rep.Status == migration.Completed {
+		fmt.Print(summary(st))
+	}
+	if rep.Status != migration.Completed {
+		return &exitError{exitFailed, errors.New("migrate: " + rep.Error)}
+	}
+	return nil
+}
+
+// summary is a completed migration in a few lines.
+func summary(st api.MigrationStatus) string {
+	r := st.Report
+	var b strings.Builder
+	fmt.Fprintf(&b, "moved to %s in %.0f ms, downtime %.2f ms\n", st.To, r.TotalMS, r.DowntimeMS)
+	p := r.DowntimePhases
+	fmt.Fprintf(&b, "  downtime  pause %.2f, pages %.2f, state %.2f, resume %.2f ms\n", p.PauseMS, p.PagesMS, p.StateMS, p.ResumeMS)
+	fmt.Fprintf(&b, "  sent      %s in %d rounds, %d streams\n", units.FormatBytes(float64(r.WireBytes)), len(r.Rounds), r.Streams)
+	fmt.Fprintf(&b, "  pages     %s\n", pageCounts(r.Pages))
+	if v := r.Verify; v != nil {
+		fmt.Fprintf(&b, "  verified  %.16s here, %.16s there\n", v.Source, v.Destination)
+	}
+	return b.String()
+}
+
+// pageCounts lists the classes of pages that there are.
+func pageCounts(p migration.PageCounts) string {
+	var words []string
+	for _, c := range []struct {
+		name string
+		n    uint64
+	}{{"raw", p.Raw}, {"zero", p.Zero}, {"delta", p.Delta}, {"compressed", p.Compressed}, {"never touched", p.Skipped}} {
+		if c.n > 0 {
+			words = append(words, fmt.Sprintf("%d %s", c.n, c.name))
+		}
+	}
+	return strings.Join(slices.Clip(words), ", ")
+}

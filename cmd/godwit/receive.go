@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"godwit/api"
+	"godwit/migration"
+	"godwit/vmm"
+)
+
+func newReceive() *cobra.Command {
+	var r receiver
+	var hf hostFlags
+	var listen, name string
+	cmd := &cobra.Command{
+		Use:   "receive",
+		Short: "Wait for a machine that migrates here, and run it",
+		Long: `Wait for a machine that migrates here, and run it as "godwit run" does from then on.
+
+The source sends what the machine is made of; only disks and limits are this side's to say. A disk is opened where
+--disk maps its id, or as the source names it if that lies below an --allow-path. "listening on" on stderr says that a
+source may come, with the port where port 0 was asked for. A migration that fails leaves nothing behind, and the next
+one is waited for.
+
+The peer is not authenticated: listen where only trusted machines can connect.`,
+		Example: `  godwit receive --listen tcp:0.0.0.0:7000 --disk vda=/srv/root.img
+  godwit receive --listen unix:in.sock --allow-path /srv/images --api-sock vm2.sock`,
+		Args: cobra.NoArgs,
+		RunE: action(func(cmd *cobra.Command, _ []string) error {
+			if listen == "" {
+				return usage("where to listen? give --listen, as in --listen tcp:0.0.0.0:7000")
+			}
+			addr, err := api.ParseAddress(listen)
+			if err != nil {
+				return err
+			}
+			return r.serve(addr, hf, name)
+		}),
+	}
+	f := cmd.Flags()
+	f.StringVar(&listen, "listen", "", "where sources connect: tcp:HOST:PORT or unix:PATH; port 0 takes a free one")
+	r.disks = diskMapValue{}
+	f.Var(r.disks, "disk", "open PATH for the source's disk ID; may be repeated, as in --disk vda=/srv/root.img")
+	f.StringArrayVar(&r.allow, "allow-path", nil, "open disks below this folder as the source names them; may be repeated, as in --allow-path /srv/images")
+	f.BoolVar(&r.once, "once", false, "end with 1 when a migration fails, instead of waiting for the next")
+	f.StringVar(&name, "name", "", "put the API socket where --name finds it")
+	hf.add(f)
+	f.SortFlags = false
+	return cmd
+}
+
+// receiver is what `receive` was told about incoming machines.
+type receiver struct {
+	disks diskMapValue
+	allow []string
+	once  bool
+}
+
+func (r *receiver) serve(addr api.Address, hf hostFlags, name string) (err error) {
+	ctx, stop := untilSignal()
+	defer stop()
+	h, err := newHost(hf, name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.close()) }()
+	l, err := addr.Listen()
+	if err != nil {
+		return err
+	}
+	m, err := r.wait(ctx, h, l)
+	err = errors.Join(err, l.Close())
+	if ctx.Err() != nil && m == nil {
+		return &exitError{code: exitFailed, err: errors.New("ended before a machine came")}
+	}
+	if err != nil {
+		if m != nil {
+			err = errors.Join(err, m.Close())
+		}
+		return &exitError{exitFailed, err}
+	}
+	return h.run(ctx, m, func() (*vmm.Machine, error) { return r.rebuild(h, m) })
+}
+
+// wait takes migrations until one succeeds.
+func (r *receiver) wait(ctx context.Context, h *host, l net.Listener) (*vmm.Machine, error) {
+	in := vmm.Incoming{Options: vmm.Options{Serial: h.console}, Disks: r.disks, AllowPrefixes: r.allow}
+	h.say("listening on %s:%s", l.Addr().Network(), l.Addr())
+	for {
+		var m *vmm.Machine
+		built := func(b *vmm.Machine) {
+			m = b
+			fitProcs(b.Config().Machine.VCPUCount)
+		}
+		_, rep, err := migration.Receive(ctx, migration.AcceptFrom(l), vmm.BuildTarget(in, built), migration.ReceiveOptions{})
+		switch {
+		case err == nil:
+			h.say("the machine %q has arrived: %.0f ms, %d pages, %d of them zero", m.Config().ID, rep.TotalMS, rep.Pages.Raw+rep.Pages.Zero, rep.Pages.Zero)
+			if rep.Error != "" {
+				h.say("%s", rep.Error)
+			}
+			return m, nil
+		case r.once || ctx.Err() != nil:
+			return nil, err
+		}
+		h.say("a migration failed: %v", err)
+		h.say("listening on %s:%s", l.Addr().Network(), l.Addr())
+	}
+}
+
+// rebuild starts a machine that arrived and reset, here: from the disks that
+// were opened here and, where the operator allows its path, the kernel that the
+// source named.
+func (r *receiver) rebuild(h *host, m *vmm.Machine) (*vmm.Machine, error) {
+	cfg := m.Config()
+	for _, path := range []string{cfg.BootSource.KernelImagePath, cfg.BootSource.InitrdPath} {
+		if path != "" && !r.allows(path) {
+			return nil, fmt.Errorf("its %q is named by the source and not below an --allow-path; start it with godwit run", path)
+		}
+	}
+	cfg.Drives = slices.Clone(cfg.Drives)
+	for i, d := range cfg.Drives {
+		if path, ok := r.disks[d.ID]; ok {
+			cfg.Drives[i].PathOnHost = path
+		}
+	}
+	return vmm.New(cfg, vmm.Options{Serial: h.console})
+}
+
+// allows says whether path lies below an --allow-path once links are followed.
+func (r *receiver) allows(path string) bool {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil || !filepath.IsAbs(path) {
+		return false
+	}
+	for _, prefix := range r.allow {
+		root, err := filepath.EvalSymlinks(prefix)
+		if err != nil {
+			continue
+		}
+		if rel, err := filepath.Rel(root, real); err == nil && filepath.IsLocal(rel) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"godwit/vmm"
+)
+
+func newRun() *cobra.Command {
+	var mf machineFlags
+	var hf hostFlags
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run a machine until its guest ends",
+		Long: `Run a machine until its guest ends.
+
+A guest that powers off ends the command with 0. One that resets starts again, unless --no-reboot. One that faults
+or panics ends it with 3 and a report on stderr. SIGTERM, SIGINT and Ctrl-a x on the console stop the machine.
+When the guest has been migrated away the command ends with 0 and says where it went.
+
+With --name NAME and no --api-sock, the API socket is godwit/NAME.sock below $XDG_RUNTIME_DIR, or below /run for root.`,
+		Example: `  godwit run --guest metronome --append 'fill=64 ws=16 rate=1000'
+  godwit run --kernel bzImage --disk path=root.img --memory 1G --cpus 2 --name web
+  godwit run --config machine.json --serial unix:console.sock`,
+		Args: cobra.NoArgs,
+		RunE: action(func(cmd *cobra.Command, _ []string) error {
+			cfg, err := mf.build(cmd.Flags())
+			if err != nil {
+				return err
+			}
+			return runMachine(cfg, hf, mf.name)
+		}),
+	}
+	mf.add(cmd.Flags())
+	hf.add(cmd.Flags())
+	cmd.Flags().SortFlags = false
+	return cmd
+}
+
+func runMachine(cfg vmm.Config, hf hostFlags, named string) (err error) {
+	ctx, stop := untilSignal()
+	defer stop()
+	fitProcs(max(cfg.Machine.VCPUCount, 1))
+	h, err := newHost(hf, named)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.close()) }()
+	build := func() (*vmm.Machine, error) { return vmm.New(cfg, vmm.Options{Serial: h.console}) }
+	m, err := build()
+	if err != nil {
+		return err
+	}
+	return h.run(ctx, m, build)
+}
