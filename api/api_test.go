@@ -89,7 +89,7 @@ func TestBadRequests(t *testing.T) {
 		{"PUT", "/migration", `{"to":"tcp:h:1","bandwidth_bytes_s":1}`, 400, "bandwidth"},
 		{"PUT", "/migration", `{"to":"tcp:h:1","timeout_ms":-1}`, 400, "timeout_ms"},
 		{"PUT", "/migration", `{"to":"tcp:h:1","downtime_limit_ms":-1}`, 400, "downtime_limit_ms"},
-		{"PUT", "/migration", `{"to":"tcp:h:1","order":"random"}`, 400, "address"},
+		{"PUT", "/migration", `{"to":"tcp:h:1","order":"sideways"}`, 400, "address"},
 		{"PATCH", "/migration", `{"bandwidth_bytes_s":0}`, 404, "no migration"},
 		{"DELETE", "/migration", "", 404, "no migration"},
 	} {
