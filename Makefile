@@ -7,13 +7,14 @@
 SHELL := /bin/bash
 CACHE ?= $(CURDIR)/.cache
 export CACHE
+export GODWIT_CACHE := $(CACHE)
 GO ?= go
 
 # Debian packages: to build the guest kernel and the root disk, and to run the tests and the lab.
 KERNEL_PACKAGES := linux-source-6.1 gcc make flex bison bc libelf-dev libssl-dev lz4 xz-utils
 ROOTFS_PACKAGES := gcc libc6-dev busybox-static e2fsprogs cpio gzip
 LAB_PACKAGES    := qemu-system-x86 busybox-static
-TEST_PACKAGES   := gcc libc6-dev linux-libc-dev jq
+TEST_PACKAGES   := gcc libc6-dev linux-libc-dev jq e2fsprogs
 
 .PHONY: all build demo demo-linux test soak bench kernel rootfs lab-kernel check clean
 

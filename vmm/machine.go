@@ -60,6 +60,7 @@ type Machine struct {
 	// Guarded by op:
 	operatorPaused bool   // paused by its operator, so that it arrives paused
 	ticksAway      uint64 // what a restored machine's TSC must catch up
+	tscWanted      uint64 // what the vCPU being restored should read
 	tscShift       uint64 // between the source's TSC offsets and ours
 	tscAligned     bool   // tscShift is known
 	disksReleased  bool   // disk locks are given up to a destination

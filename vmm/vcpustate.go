@@ -151,6 +151,7 @@ func (v *VCPU) writeState(s *vcpuState) error {
 	for i := range s.MSRs {
 		if s.MSRs[i].Index == msrTSC {
 			s.MSRs[i].Data += v.m.ticksAway
+			v.m.tscWanted = s.MSRs[i].Data
 		}
 	}
 	step(func() error { return v.writeMSRs(s.MSRs) })
@@ -195,14 +196,36 @@ func (v *VCPU) writeMSRs(entries []kvm.MSREntry) error {
 // restored first, gives the distance between the two hosts' offsets.
 func (v *VCPU) alignTSC(saved uint64) error {
 	if v.id == 0 {
-		now, err := v.fd.TSCOffset()
+		now, err := v.settleTSC()
 		v.m.tscShift, v.m.tscAligned = now-saved, err == nil && saved != 0
-		return nil
+		return nil // a kernel without the attribute keeps what the MSR gave
 	}
 	if !v.m.tscAligned || saved == 0 {
 		return nil
 	}
 	return v.fd.SetTSCOffset(saved + v.m.tscShift)
+}
+
+// settleTSC makes sure that vCPU 0's TSC is what was written, and gives its
+// offset. KVM takes a value within a second of the VM's own age for an attempt
+// to synchronise vCPUs, and then sets the VM's age instead (kernel:
+// kvm_synchronize_tsc): a guest as young as the move is long would lose time.
+func (v *VCPU) settleTSC() (offset uint64, err error) {
+	if offset, err = v.fd.TSCOffset(); err != nil {
+		return 0, err
+	}
+	got, err := v.readMSRs([]uint32{msrTSC})
+	if err != nil {
+		return 0, err
+	}
+	off := int64(v.m.tscWanted - got[0].Data)
+	if millisecond := int64(v.m.tscKHz); off > -millisecond && off < millisecond {
+		return offset, nil
+	}
+	if err := v.fd.SetTSCOffset(offset + uint64(off)); err != nil {
+		return 0, err
+	}
+	return v.fd.TSCOffset()
 }
 
 // vcpuSaver makes a vCPU's state a section. Saving only encodes what was
