@@ -3,6 +3,7 @@ package vmm
 import (
 	"encoding/binary"
 	"fmt"
+	"time"
 
 	"godwit/devices/state"
 	"godwit/kvm"
@@ -97,7 +98,7 @@ func (c clockSaver) Restore(_ uint32, d *state.Decoder) error {
 	if err := d.Err(); err != nil {
 		return err
 	}
-	if hasRealtime && c.caps&kvm.ClockRealtime != 0 {
+	if hasRealtime && c.caps&kvm.ClockRealtime != 0 && timeAway(data.Realtime, time.Now()) > 0 {
 		data.Flags = kvm.ClockRealtime
 	}
 	if err := c.vm.SetClock(&data); err != nil {

@@ -17,13 +17,26 @@ import (
 // a device that we do not have: refused.
 func parseWireConfig(data []byte) (wireConfig, error) {
 	var w wireConfig
+	if len(data) > maxWireConfig {
+		return w, fmt.Errorf("%w: %d KiB of CONFIG, at most %d", ErrConfig, len(data)>>10, maxWireConfig>>10)
+	}
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&w); err != nil {
 		return wireConfig{}, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
+	if len(w.CPUID) > maxCPUIDEntries || len(w.Config.Drives) > MaxDrives {
+		return wireConfig{}, fmt.Errorf("%w: %d CPUID entries and %d drives; at most %d and %d",
+			ErrConfig, len(w.CPUID), len(w.Config.Drives), maxCPUIDEntries, MaxDrives)
+	}
 	return w, nil
 }
+
+// Limits of what a stranger's CONFIG may make us allocate.
+const (
+	maxWireConfig   = 1 << 20
+	maxCPUIDEntries = 256 // KVM_MAX_CPUID_ENTRIES, as in package kvm
+)
 
 // checkHost refuses, by name, what this host cannot give: memory and CPU
 // features. Disks are checked when they are opened.
@@ -64,7 +77,7 @@ func (in Incoming) resolve(drives []Drive) (map[string]string, error) {
 			out[d.ID] = p
 			continue
 		}
-		if !slices.ContainsFunc(in.AllowPrefixes, func(prefix string) bool { return below(prefix, d.PathOnHost) }) {
+		if !slices.ContainsFunc(in.AllowPrefixes, func(prefix string) bool { return Below(prefix, d.PathOnHost) }) {
 			return nil, fmt.Errorf("%w: disk %q is %q at the source and nothing here says what to open; start the receiver with --disk %s=PATH, or --allow-path PREFIX",
 				ErrIncompatible, d.ID, d.PathOnHost, d.ID)
 		}
@@ -78,9 +91,10 @@ func (in Incoming) resolve(drives []Drive) (map[string]string, error) {
 	return out, nil
 }
 
-// below tells whether path lies under prefix once links are followed, so that
-// neither ".." nor a symbolic link leads out.
-func below(prefix, path string) bool {
+// Below tells whether path lies under prefix once links are followed, so that
+// neither ".." nor a symbolic link leads out. A path that is not absolute, or
+// does not exist, lies nowhere.
+func Below(prefix, path string) bool {
 	if !filepath.IsAbs(path) {
 		return false
 	}

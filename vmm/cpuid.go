@@ -24,6 +24,8 @@ const (
 	leafAMDTopology = 0x8000001e
 
 	ecxTSCDeadline = 1 << 24 // leaf 1
+	ecxVMX         = 1 << 5  // leaf 1
+	ecxSVM         = 1 << 2  // leaf 0x80000001
 	ecxHypervisor  = 1 << 31 // leaf 1
 	ecxOSXSAVE     = 1 << 27 // leaf 1: a copy of CR4.OSXSAVE, kept by KVM
 	edxHTT         = 1 << 28 // leaf 1
@@ -33,7 +35,9 @@ const (
 )
 
 // baseCPUID is what this host's KVM supports, plus what the in-kernel local
-// APIC adds. It is the same for every vCPU and travels in CONFIG.
+// APIC adds, less nested virtualization: its state is not saved, so a guest
+// that used it could not move. It is the same for every vCPU and travels in
+// CONFIG.
 func baseCPUID(sys *kvm.System) ([]kvm.CPUIDEntry, error) {
 	entries, err := sys.SupportedCPUID()
 	if err != nil {
@@ -44,12 +48,15 @@ func baseCPUID(sys *kvm.System) ([]kvm.CPUIDEntry, error) {
 		return nil, err
 	}
 	for i := range entries {
-		if e := &entries[i]; e.Function == leafFeatures {
+		switch e := &entries[i]; e.Function {
+		case leafFeatures:
 			e.ECX |= ecxHypervisor
-			e.ECX &^= ecxOSXSAVE
+			e.ECX &^= ecxOSXSAVE | ecxVMX
 			if deadline > 0 {
 				e.ECX |= ecxTSCDeadline
 			}
+		case leafAMDFeatures:
+			e.ECX &^= ecxSVM
 		}
 	}
 	return entries, nil
@@ -58,7 +65,7 @@ func baseCPUID(sys *kvm.System) ([]kvm.CPUIDEntry, error) {
 // vcpuCPUID is base with the topology of vCPU id: one package of single-thread
 // cores, the APIC id being the vCPU's number.
 func vcpuCPUID(base []kvm.CPUIDEntry, id, cpus int) []kvm.CPUIDEntry {
-	out := append([]kvm.CPUIDEntry(nil), base...)
+	out := withTopology(base, id, cpus)
 	coreBits := uint32(bits.Len(uint(cpus - 1)))
 	for i := range out {
 		e := &out[i]
@@ -78,8 +85,6 @@ func vcpuCPUID(base []kvm.CPUIDEntry, id, cpus int) []kvm.CPUIDEntry {
 					e.EAX |= (1<<coreBits - 1) & 0xfff << 14
 				}
 			}
-		case leafTopology, leafTopologyV2:
-			topologyLevel(e, id, cpus, coreBits)
 		case leafAMDSizes:
 			e.ECX = e.ECX&^0xf0ff | coreBits<<12 | uint32(cpus-1)&0xff
 		case leafAMDCaches:
@@ -96,16 +101,33 @@ func vcpuCPUID(base []kvm.CPUIDEntry, id, cpus int) []kvm.CPUIDEntry {
 	return out
 }
 
-// topologyLevel fills a subleaf of leaf 0xb: subleaf 0 is the thread level
-// (one thread a core), 1 the core level, the rest end the list.
-func topologyLevel(e *kvm.CPUIDEntry, id, cpus int, coreBits uint32) {
-	e.EAX, e.EBX, e.ECX, e.EDX = 0, 0, e.Index&0xff, uint32(id)
-	switch e.Index {
-	case 0:
-		e.EBX, e.ECX = 1, e.ECX|topologySMT
-	case 1:
-		e.EAX, e.EBX, e.ECX = coreBits, uint32(cpus), e.ECX|topologyCore
+// withTopology copies base with leaves 0xb and 0x1f made anew: KVM lists only
+// their first subleaf, empty (kernel: __do_cpuid_func), and leaves the rest to
+// us. Subleaf 0 is the thread level, one thread a core; 1 is the core level; 2
+// ends the list.
+func withTopology(base []kvm.CPUIDEntry, id, cpus int) []kvm.CPUIDEntry {
+	var out []kvm.CPUIDEntry
+	had := map[uint32]bool{}
+	for _, e := range base {
+		if e.Function == leafTopology || e.Function == leafTopologyV2 {
+			had[e.Function] = true
+			continue
+		}
+		out = append(out, e)
 	}
+	for _, leaf := range []uint32{leafTopology, leafTopologyV2} {
+		if !had[leaf] {
+			continue // a processor from before x2APIC
+		}
+		level := func(index, shift, count, kind uint32) {
+			out = append(out, kvm.CPUIDEntry{Function: leaf, Index: index, Flags: kvm.CPUIDFlagSignificantIndex,
+				EAX: shift, EBX: count, ECX: kind | index, EDX: uint32(id)})
+		}
+		level(0, 0, 1, topologySMT)
+		level(1, uint32(bits.Len(uint(cpus-1))), uint32(cpus), topologyCore)
+		level(2, 0, 0, 0)
+	}
+	return out
 }
 
 // featureWord is a register of a leaf whose bits each stand for a feature.

@@ -84,3 +84,16 @@ func (m *memory) populate(extents []migration.Extent) error {
 	}
 	return m.Populate(out)
 }
+
+// touched lists the extents that were ever populated.
+func (m *memory) touched() ([]migration.Extent, error) {
+	extents, err := m.Touched()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]migration.Extent, len(extents))
+	for i, e := range extents {
+		out[i] = migration.Extent{GPA: e.GPA, Len: e.Len}
+	}
+	return out, nil
+}

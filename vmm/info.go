@@ -47,6 +47,12 @@ type DriveInfo struct {
 // Info collects the figures. It disturbs the guest no more than a look at
 // counters.
 func (m *Machine) Info() (Info, error) {
+	// Counting resident pages takes a while; it must not hold up a pause. The
+	// memory refuses by itself once it is closed.
+	resident, err := m.mem.Resident()
+	if err != nil {
+		return Info{}, fmt.Errorf("info: %w", err)
+	}
 	m.op.Lock()
 	defer m.op.Unlock()
 	i := Info{
@@ -55,15 +61,12 @@ func (m *Machine) Info() (Info, error) {
 		VCPUs:         len(m.vcpus),
 		MemoryMiB:     m.cfg.Machine.MemSizeMiB,
 		MemoryBacking: m.cfg.Machine.MemoryBacking,
+		ResidentBytes: resident,
 		BootMarks:     []BootMark{},
 		Drives:        []DriveInfo{},
 	}
 	if m.State() == StateClosed {
 		return i, fmt.Errorf("info: %w: the machine is closed", ErrState)
-	}
-	var err error
-	if i.ResidentBytes, err = m.mem.Resident(); err != nil {
-		return i, err
 	}
 	for _, v := range m.vcpus {
 		i.Exits = append(i.Exits, v.exits.Load())

@@ -326,7 +326,14 @@ func (m *Machine) run() error {
 	return nil
 }
 
+// runVCPUs lets the vCPUs run, unless the guest has ended meanwhile: end holds
+// the same lock and parks them after it, so none runs after the end.
 func (m *Machine) runVCPUs() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.state != StateRunning {
+		return
+	}
 	for _, v := range m.vcpus {
 		v.tell(wishRun)
 	}
@@ -378,8 +385,10 @@ func (m *Machine) Exit() Exit {
 // Config is what the machine was built from, defaults filled in.
 func (m *Machine) Config() Config { return m.cfg }
 
-// Close ends the machine where it has not ended, flushes its disks and gives
-// back everything it holds. The machine must not be used afterwards.
+// Close ends the machine where it has not ended and gives back everything it
+// holds. What the guest wrote but did not flush is left to the host's page
+// cache, as after a power cut that the host survives. The machine must not be
+// used afterwards.
 func (m *Machine) Close() error {
 	m.end(Exit{Kind: ExitStopped})
 	m.op.Lock()

@@ -40,13 +40,10 @@ func (p *machineSaver) Restore(_ uint32, d *state.Decoder) error {
 	return nil
 }
 
-// ticksAway is how far the guest's TSC must move ahead for the time that the
-// guest did not run between the two hosts, so that it agrees with the
-// kvmclock and a guest that times itself sees the gap. Hosts whose clocks
-// disagree give nonsense: none of it is used.
-//
-// saved is the source's wall time in nanoseconds, khz the rate of the TSC.
-func ticksAway(saved uint64, khz uint32, now time.Time) uint64 {
+// timeAway is how long the guest did not run between the two hosts: now less
+// the source's wall time in nanoseconds. Hosts whose clocks disagree, and files
+// from long ago, give nonsense; it counts as no time at all.
+func timeAway(saved uint64, now time.Time) time.Duration {
 	if saved == 0 || saved > uint64(1)<<62 {
 		return 0
 	}
@@ -54,5 +51,12 @@ func ticksAway(saved uint64, khz uint32, now time.Time) uint64 {
 	if away < 0 || away > maxDowntime {
 		return 0
 	}
-	return uint64(away.Microseconds()) * uint64(khz) / 1000
+	return away
+}
+
+// ticksAway is how far the guest's TSC, of khz, must move ahead for that time,
+// so that it agrees with the kvmclock and a guest that times itself sees the
+// gap.
+func ticksAway(saved uint64, khz uint32, now time.Time) uint64 {
+	return uint64(timeAway(saved, now).Microseconds()) * uint64(khz) / 1000
 }

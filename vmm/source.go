@@ -3,8 +3,10 @@ package vmm
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -20,6 +22,12 @@ type wireConfig struct {
 	CPUID  []kvm.CPUIDEntry `json:"cpuid"`
 	TSCKHz uint32           `json:"tsc_khz"`
 }
+
+// consolePatience bounds how long a guest stands still because nobody reads
+// its console.
+const consolePatience = time.Second
+
+var errConsole = errors.New("nobody reads the guest's console, and what it wrote there would be lost; read it, or start the machine with --serial none")
 
 // source is a Machine about to leave.
 type source struct {
@@ -50,17 +58,7 @@ func regions(mem *memory) []migration.Region {
 }
 
 // Touched implements migration.Source.
-func (s *source) Touched() ([]migration.Extent, error) {
-	touched, err := s.m.mem.Touched()
-	if err != nil {
-		return nil, err
-	}
-	out := make([]migration.Extent, len(touched))
-	for i, e := range touched {
-		out[i] = migration.Extent{GPA: e.GPA, Len: e.Len}
-	}
-	return out, nil
-}
+func (s *source) Touched() ([]migration.Extent, error) { return s.m.mem.touched() }
 
 // StartDirtyLog implements migration.Source.
 func (s *source) StartDirtyLog() error { return s.m.mem.startLog() }
@@ -84,6 +82,8 @@ func (s *source) Pause(ctx context.Context) error {
 	if s.wasPaused {
 		return nil
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, consolePatience, errConsole)
+	defer cancel()
 	return s.m.pause(ctx)
 }
 

@@ -91,6 +91,9 @@ func (m *Machine) setTSCKHz(khz uint32) error {
 // Memory implements migration.Target.
 func (t *target) Memory() []migration.Region { return regions(t.m.mem) }
 
+// Touched lets the engine hash what the source never sent, too.
+func (t *target) Touched() ([]migration.Extent, error) { return t.m.mem.touched() }
+
 // Populate implements migration.Target.
 func (t *target) Populate(extents []migration.Extent) error {
 	return t.m.mem.populate(extents)

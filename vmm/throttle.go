@@ -60,7 +60,8 @@ func (t *throttle) cycle(nap time.Duration, stop, done chan struct{}) {
 	}
 }
 
-// halt ends the cycle and wakes who naps. The caller holds mu.
+// halt ends the cycle; a nap under way is over within one period. The caller
+// holds mu.
 func (t *throttle) halt() {
 	if t.stop == nil {
 		return

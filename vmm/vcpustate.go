@@ -87,9 +87,22 @@ func (v *VCPU) readMSRs(indices []uint32) ([]kvm.MSREntry, error) {
 	return entries, v.fd.MSRs(entries)
 }
 
-// savedMSRs are the MSRs that this vCPU lets us read, of those that KVM lists.
-// KVM lists by host, not by guest: an MSR whose CPUID feature the guest lacks
-// is refused, and nothing is lost without it.
+// unlistedMSRs are state that KVM keeps but does not list: the memory type
+// ranges (Intel SDM 3A, 11.11.2) and the machine check banks' controls.
+func unlistedMSRs() []uint32 {
+	list := []uint32{0x2ff, 0x250, 0x258, 0x259, 0x17b}
+	for i := range uint32(16) {
+		list = append(list, 0x200+i)
+	}
+	for i := range uint32(8) {
+		list = append(list, 0x268+i)
+	}
+	return list
+}
+
+// savedMSRs are the MSRs that this vCPU lets us read, of those that KVM lists
+// and those above. KVM lists by host, not by guest: an MSR whose CPUID feature
+// the guest lacks is refused, and nothing is lost without it.
 func savedMSRs(sys *kvm.System, fd *kvm.VCPU) ([]uint32, error) {
 	all, err := sys.MSRIndexList()
 	if err != nil {
@@ -97,7 +110,12 @@ func savedMSRs(sys *kvm.System, fd *kvm.VCPU) ([]uint32, error) {
 	}
 	var keep []uint32
 	hasTSC := false
-	for _, x := range all {
+	seen := map[uint32]bool{}
+	for _, x := range append(all, unlistedMSRs()...) {
+		if seen[x] {
+			continue
+		}
+		seen[x] = true
 		switch x {
 		case msrTSCDeadline, msrAPICBase, msrEFER:
 			continue
@@ -129,7 +147,7 @@ func savedMSRs(sys *kvm.System, fd *kvm.VCPU) ([]uint32, error) {
 //	XSave
 //	Regs
 //	LAPIC      after the APIC base, which gives its mode
-//	MSRs       TSC_ADJUST before TSC: writing ADJUST moves the TSC
+//	MSRs       the TSC last of them: it ages while others are written
 //	TSC offset all vCPUs as far apart as they were: see alignTSC
 //	deadline   after LAPIC (timer mode) and TSC, or it would fire at once
 //	Debug

@@ -1,0 +1,40 @@
+#include "textflag.h"
+
+// func orVector(p *byte, blocks uint64) bool
+TEXT ·orVector(SB), NOSPLIT, $0-17
+	MOVQ  p+0(FP), SI
+	MOVQ  blocks+8(FP), CX
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+
+	PCALIGN $32
+loop:
+	VPOR (SI), Y0, Y0
+	VPOR 32(SI), Y1, Y1
+	VPOR 64(SI), Y2, Y2
+	VPOR 96(SI), Y3, Y3
+	VPOR 128(SI), Y0, Y0
+	VPOR 160(SI), Y1, Y1
+	VPOR 192(SI), Y2, Y2
+	VPOR 224(SI), Y3, Y3
+	VPOR 256(SI), Y0, Y0
+	VPOR 288(SI), Y1, Y1
+	VPOR 320(SI), Y2, Y2
+	VPOR 352(SI), Y3, Y3
+	VPOR 384(SI), Y0, Y0
+	VPOR 416(SI), Y1, Y1
+	VPOR 448(SI), Y2, Y2
+	VPOR 480(SI), Y3, Y3
+	ADDQ $512, SI
+	DECQ CX
+	JNZ  loop
+
+	VPOR   Y0, Y1, Y1
+	VPOR   Y2, Y3, Y3
+	VPOR   Y1, Y3, Y3
+	VPTEST Y3, Y3
+	SETNE  ret+16(FP)
+	VZEROUPPER
+	RET

@@ -1,0 +1,100 @@
+package vmm
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"godwit/kvm"
+)
+
+func TestConfigIsChecked(t *testing.T) {
+	good := Config{ID: "a", BootSource: BootSource{Guest: GuestMetronome}, Drives: []Drive{{ID: "x", PathOnHost: "/x"}}}
+	require.NoError(t, good.withDefaults().validate(false))
+	for says, change := range map[string]func(*Config){
+		"id \"\"":           func(c *Config) { c.ID = "" },
+		"id \"a b\"":        func(c *Config) { c.ID = "a b" },
+		"65 vCPUs":          func(c *Config) { c.Machine.VCPUCount = 65 },
+		"-1 vCPUs":          func(c *Config) { c.Machine.VCPUCount = -1 },
+		"4 MiB of memory":   func(c *Config) { c.Machine.MemSizeMiB = 4 },
+		"nothing to boot":   func(c *Config) { c.BootSource = BootSource{} },
+		"give one":          func(c *Config) { c.BootSource.KernelImagePath = "k" },
+		"no built-in":       func(c *Config) { c.BootSource.Guest = "other" },
+		"takes no initrd":   func(c *Config) { c.BootSource.InitrdPath = "i" },
+		"has no path":       func(c *Config) { c.Drives = []Drive{{ID: "x"}} },
+		"two drives":        func(c *Config) { c.Drives = append(c.Drives, c.Drives[0]) },
+		"only raw":          func(c *Config) { c.Drives = []Drive{{ID: "x", PathOnHost: "/x", Format: "qcow2"}} },
+		"17 queues":         func(c *Config) { c.Drives = []Drive{{ID: "x", PathOnHost: "/x", Queues: 17}} },
+		"at most 16":        func(c *Config) { c.Drives = make([]Drive, 17) },
+		"backing \"paper\"": func(c *Config) { c.Machine.MemoryBacking = "paper" },
+	} {
+		c := good
+		c.Drives = append([]Drive(nil), good.Drives...)
+		change(&c)
+		err := c.withDefaults().validate(false)
+		require.ErrorIs(t, err, ErrConfig, says)
+		require.ErrorContains(t, err, says)
+	}
+	_, err := ParseConfig([]byte(`{"id":"a","machine-config":{"vcpus":2}}`))
+	require.ErrorContains(t, err, "unknown field")
+}
+
+func TestStrangersConfig(t *testing.T) {
+	entry := strings.TrimSuffix(strings.Repeat(`{},`, 300), ",")
+	for says, text := range map[string]string{
+		"EOF":               ``,
+		"unknown field":     `{"config":{"id":"a","gpu":1}}`,
+		"300 CPUID entries": `{"cpuid":[` + entry + `]}`,
+		"300 drives":        `{"config":{"drives":[` + entry + `]}}`,
+		"KiB of CONFIG":     `{"x":"` + strings.Repeat("x", 2<<20) + `"}`,
+	} {
+		_, err := parseWireConfig([]byte(text))
+		require.ErrorIs(t, err, ErrConfig)
+		require.ErrorContains(t, err, says)
+	}
+}
+
+// FuzzIncomingConfig: no CONFIG makes the destination panic, or build a machine
+// with a disk that its operator did not offer.
+func FuzzIncomingConfig(f *testing.F) {
+	c := Config{ID: "a", Machine: MachineConfig{VCPUCount: 1, MemSizeMiB: 16}}
+	seed, err := json.Marshal(wireConfig{Config: c, CPUID: []kvm.CPUIDEntry{{Function: 1}}, TSCKHz: 1})
+	require.NoError(f, err)
+	f.Add(seed)
+	f.Add([]byte(`{"config":{"id":"a","drives":[{"drive_id":"d","path_on_host":"/dev/null"}]},"cpuid":[{"Function":1}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		w, err := parseWireConfig(data)
+		if err != nil || w.Config.Machine.MemSizeMiB > 64 || w.Config.Machine.VCPUCount > 4 {
+			return // building large machines is not what is tried here
+		}
+		m, err := newIncoming(Incoming{}, data)
+		if err != nil {
+			return
+		}
+		if len(m.cfg.Drives) > 0 {
+			t.Errorf("opened %v", m.cfg.Drives)
+		}
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestBelow(t *testing.T) {
+	dir := t.TempDir()
+	in, out := filepath.Join(dir, "in"), filepath.Join(dir, "out")
+	require.NoError(t, os.Mkdir(in, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(in, "disk"), nil, 0o600))
+	require.NoError(t, os.WriteFile(out, nil, 0o600))
+	require.NoError(t, os.Symlink(out, filepath.Join(in, "link")))
+	for path, want := range map[string]bool{
+		filepath.Join(in, "disk"): true, filepath.Join(in, "link"): false, filepath.Join(in, "..", "out"): false,
+		filepath.Join(in, "missing"): false, "in/disk": false, in + "x/disk": false,
+	} {
+		require.Equal(t, want, Below(in, path), path)
+	}
+}
