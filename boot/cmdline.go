@@ -9,9 +9,10 @@ type CmdlineOptions struct {
 }
 
 // DefaultCmdline is a quiet fast boot with the console on the first serial
-// port. A reboot is a triple fault only after a panic (panic=-1 reboots at
-// once): that is how the machine tells a panic from an orderly reset, which
-// goes through the keyboard controller.
+// port. A panic reboots at once (panic=-1) by a triple fault (reboot=t), which
+// the machine takes for the guest fault that it is. The init of boot/rootfs
+// switches to the keyboard controller for an orderly reboot; a foreign one that
+// does not ends as a fault too, unless its command line says reboot=k.
 func DefaultCmdline(o CmdlineOptions) string {
 	words := []string{
 		"console=ttyS0", "quiet",

@@ -16,4 +16,4 @@ else
 	echo "demo-linux: this machine's KVM cannot run Linux (bin/godwit doctor says why); using the lab" >&2
 	bin/godwit lab --lab-cpus 2 -- "${demo[@]}"
 fi
-e2fsck -fn "$dir/root.ext4"
+PATH=$PATH:/sbin e2fsck -fn "$dir/root.ext4"

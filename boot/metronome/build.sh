@@ -22,5 +22,5 @@ $cc -E -P -x c -Iguest guest/guest.ld -o "$tmp/guest.ld"
 	entry.S.o start.c.o machine.c.o memory.c.o options.c.o serial.c.o fault.c.o pages.c.o \
 	witness.c.o pattern.c.o work.c.o sweep.c.o beat.c.o plant.c.o)
 install -m 644 "$tmp/metronome.elf" "$out"
-# The compiler that made it: another one may well make other bytes.
-[ $# -gt 0 ] || { $cc --version | head -n 1; ld --version | head -n 1; } >metronome.elf.compiler
+# What made it: another compiler may well make other bytes, other sources must not go unnoticed.
+[ $# -gt 0 ] || { $cc --version | head -n 1; ld --version | head -n 1; cat build.sh guest/* | sha256sum | cut -c1-64; } >metronome.elf.compiler
