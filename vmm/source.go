@@ -24,8 +24,8 @@ type wireConfig struct {
 }
 
 // consolePatience bounds how long a guest stands still because nobody reads
-// its console.
-const consolePatience = time.Second
+// its console; long enough for a willing reader on a busy host.
+const consolePatience = 5 * time.Second
 
 var errConsole = errors.New("nobody reads the guest's console, and what it wrote there would be lost; read it, or start the machine with --serial none")
 

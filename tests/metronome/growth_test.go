@@ -1,0 +1,66 @@
+package metronome_test
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"godwit/migration"
+)
+
+// oddMiB is a guest size that no other mapping of this process has.
+const oddMiB = 150
+
+// held counts what this process holds of the kinds that leak.
+type held struct {
+	goroutines, files int
+	vcpus, memories   int // mappings
+}
+
+func holding(t *testing.T) held {
+	t.Helper()
+	files, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	maps, err := os.ReadFile("/proc/self/maps")
+	require.NoError(t, err)
+	h := held{goroutines: runtime.NumGoroutine(), files: len(files)}
+	for line := range strings.Lines(string(maps)) {
+		var from, to uint64
+		_, err := fmt.Sscanf(line, "%x-%x", &from, &to)
+		require.NoError(t, err)
+		if strings.Contains(line, "kvm-vcpu") {
+			h.vcpus++
+		}
+		if to-from == oddMiB<<20 {
+			h.memories++
+		}
+	}
+	return h
+}
+
+// A guest that moves on and on leaves nothing behind in the processes it was in.
+func TestMovesLeaveNothingBehind(t *testing.T) {
+	c := bootHere(t, guest(2, oddMiB, "fill=16 ws=8 rate=5000 beat=10"))
+	before := holding(t)
+	require.Equal(t, 2, before.vcpus)
+	require.Equal(t, 1, before.memories)
+	for i := range shortOr(20, 500) {
+		next, _, err := c.move(route{o: migration.SendOptions{Streams: 1 + i%4, Verify: i%5 == 0}})
+		require.NoError(t, err)
+		c = next
+		c.beats(2)
+	}
+	require.Zero(t, c.swept().Bad)
+	// Goroutines that were told to end may still be on their way.
+	ctx := deadline(t)
+	after := holding(t)
+	for ; after != before; after = holding(t) {
+		require.NoError(t, ctx.Err(), "before %+v, after %+v", before, after)
+		time.Sleep(time.Millisecond)
+	}
+}
