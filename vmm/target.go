@@ -21,6 +21,9 @@ type Incoming struct {
 	// AllowPrefixes are the directories below which a path that the source
 	// names is opened as it is.
 	AllowPrefixes []string
+	// Saved says that the machine comes out of a file: nobody may hold the locks
+	// of its disks, where otherwise its source must.
+	Saved bool
 }
 
 // target is a Machine about to arrive.
@@ -60,7 +63,7 @@ func newIncoming(in Incoming, config []byte) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := assemble(cfg, in.Options, assembly{incoming: true, cpuid: w.CPUID, disks: disks})
+	m, err := assemble(cfg, in.Options, assembly{incoming: true, cpuid: w.CPUID, disks: disks, saved: in.Saved})
 	if err != nil {
 		return nil, err
 	}
@@ -120,6 +123,11 @@ func (t *target) LoadState(r io.Reader) error {
 		return err
 	}
 	t.m.dev.rearm()
+	for _, v := range t.m.vcpus {
+		if err := v.unhalt(); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
