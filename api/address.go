@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -18,9 +19,10 @@ var ErrAddress = errors.New("bad address")
 // nothing at all.
 const dialTimeout = 10 * time.Second
 
-// Address is an end of a migration: tcp:HOST:PORT or unix:PATH.
+// Address is an end of a migration: tcp:HOST:PORT, unix:PATH, or file:PATH for
+// a machine that is saved.
 type Address struct {
-	Network string // "tcp" or "unix"
+	Network string // "tcp", "unix" or "file"
 	Target  string // HOST:PORT or PATH
 }
 
@@ -28,7 +30,7 @@ type Address struct {
 func ParseAddress(text string) (Address, error) {
 	network, target, ok := strings.Cut(text, ":")
 	bad := func(why string) (Address, error) {
-		return Address{}, fmt.Errorf("%w %.200q: %s; write tcp:HOST:PORT or unix:PATH", ErrAddress, text, why)
+		return Address{}, fmt.Errorf("%w %.200q: %s; write tcp:HOST:PORT, unix:PATH or file:PATH", ErrAddress, text, why)
 	}
 	if !ok || target == "" {
 		return bad("no transport")
@@ -47,7 +49,9 @@ func ParseAddress(text string) (Address, error) {
 			return Address{}, fmt.Errorf("%w: %w", ErrAddress, err)
 		}
 	case "file":
-		return bad("saving to a file is not in this version")
+		if strings.ContainsRune(target, 0) {
+			return bad("a zero byte in the path")
+		}
 	default:
 		return bad(fmt.Sprintf("unknown transport %.20q", network))
 	}
@@ -56,7 +60,23 @@ func ParseAddress(text string) (Address, error) {
 
 func (a Address) String() string { return a.Network + ":" + a.Target }
 
-// Dial opens a connection.
+// IsFile tells whether it names a file, where nobody answers.
+func (a Address) IsFile() bool { return a.Network == "file" }
+
+// Absolute gives an address that means the same in a process with another
+// working directory.
+func (a Address) Absolute() (Address, error) {
+	if a.Network == "tcp" {
+		return a, nil
+	}
+	path, err := filepath.Abs(a.Target)
+	if err != nil {
+		return Address{}, fmt.Errorf("%w %q: %w", ErrAddress, a, err)
+	}
+	return ParseAddress(a.Network + ":" + path)
+}
+
+// Dial opens a connection; a file has none.
 func (a Address) Dial(ctx context.Context) (net.Conn, error) {
 	d := net.Dialer{Timeout: dialTimeout}
 	return d.DialContext(ctx, a.Network, a.Target)
@@ -64,6 +84,7 @@ func (a Address) Dial(ctx context.Context) (net.Conn, error) {
 
 // Listen waits for connections there. A unix socket that nobody listens on any
 // more is replaced; it is made with mode 0600 and removed by Close.
+// A file has no listener.
 func (a Address) Listen() (net.Listener, error) {
 	if a.Network == "unix" {
 		return listenUnix(a.Target)

@@ -82,7 +82,8 @@ func TestBadRequests(t *testing.T) {
 		{"PUT", "/actions", `{"action_type":"InstanceStart"}`, 400, "InstanceStop"},
 		{"PUT", "/migration", `{}`, 400, "tcp:HOST:PORT"},
 		{"PUT", "/migration", `{"to":"tcp:x"}`, 400, "HOST:PORT"},
-		{"PUT", "/migration", `{"to":"file:/x"}`, 400, "not in this version"},
+		{"PUT", "/migration", `{"to":"file:/"}`, 409, "is no file"},
+		{"PUT", "/migration", `{"to":"file:/x","streams":2}`, 400, "a file takes one"},
 		{"PUT", "/migration", `{"to":"tcp:h:1","mode":"postcopy"}`, 400, "not in this version"},
 		{"PUT", "/migration", `{"to":"tcp:h:1","mode":"teleport"}`, 400, "teleport"},
 		{"PUT", "/migration", `{"to":"tcp:h:1","streams":-1}`, 400, "streams"},
@@ -249,6 +250,7 @@ func TestAddresses(t *testing.T) {
 		"tcp:[::1]:0":      {"tcp", "[::1]:0"},
 		"tcp::7000":        {"tcp", ":7000"},
 		"unix:a/b:c":       {"unix", "a/b:c"},
+		"file:a b":         {"file", "a b"},
 	} {
 		got, err := ParseAddress(text)
 		require.NoError(t, err, text)
@@ -256,7 +258,7 @@ func TestAddresses(t *testing.T) {
 		require.Equal(t, text, got.String())
 	}
 	for _, text := range []string{"", "tcp", "tcp:", "tcp:h", "tcp:h:", "tcp:h:port", "tcp:h:99999", "unix:", "unix:@x",
-		"unix:" + strings.Repeat("x", 108), "udp:h:1", "file:x", "h:1"} {
+		"unix:" + strings.Repeat("x", 108), "udp:h:1", "file:", "file:a\x00b", "h:1"} {
 		_, err := ParseAddress(text)
 		require.ErrorIs(t, err, ErrAddress, text)
 	}
@@ -278,7 +280,7 @@ func FuzzRequests(f *testing.F) {
 	f.Add("PATCH", "/vm", `{"state":"Paused"}`)
 	f.Add("PUT", "/migration?watch=1", `{"to":"tcp:h:1","streams":4}`)
 	f.Add("PATCH", "/migration", `{"throttle":"none"}`)
-	s := Server{inst: NewInstance("vm")}
+	s := Server{inst: NewInstance("vm", nil)}
 	h := s.routes()
 	f.Fuzz(func(t *testing.T, method, path, body string) {
 		req, err := http.NewRequest(method, "http://x/", strings.NewReader(body))

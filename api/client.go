@@ -10,8 +10,6 @@ import (
 	"net"
 	"net/http"
 	"time"
-
-	"godwit/vmm"
 )
 
 // RequestError is the server's refusal.
@@ -49,8 +47,8 @@ func (c *Client) Describe(ctx context.Context) (InstanceInfo, error) {
 }
 
 // Info gives the machine's figures.
-func (c *Client) Info(ctx context.Context) (vmm.Info, error) {
-	var v vmm.Info
+func (c *Client) Info(ctx context.Context) (Info, error) {
+	var v Info
 	return v, c.do(ctx, http.MethodGet, "/vm/info", nil, &v)
 }
 

@@ -8,7 +8,7 @@
 //
 //	GET    /           InstanceInfo: id, state, vmm_version, app_name
 //	PATCH  /vm         VMUpdate: {"state":"Paused"} or {"state":"Resumed"}, the latter with "force"
-//	GET    /vm/info    vmm.Info: memory, vCPUs, exits, boot marks, disks
+//	GET    /vm/info    Info: memory, vCPUs, exits, boot marks, disks; how the last migration ended
 //	PUT    /actions    Action: {"action_type":"InstanceStop"}
 //	PUT    /migration  MigrationRequest: starts one; 204, or with ?watch=1 as below
 //	GET    /migration  MigrationStatus; with ?watch=1 one a line until the migration has ended

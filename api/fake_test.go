@@ -94,7 +94,7 @@ func newRig(t *testing.T) *rig {
 			r.vm.set(vmm.StateRunning)
 		}
 	})
-	r.inst = NewInstance("before")
+	r.inst = NewInstance("before", nil)
 	server, err := Listen(r.path, r.inst)
 	require.NoError(t, err)
 	t.Cleanup(func() {

@@ -18,6 +18,7 @@ var (
 	ErrNoMigration = errors.New("no migration has been started")
 	ErrMigrating   = errors.New("a migration is under way")
 	ErrMoved       = errors.New("the guest runs elsewhere")
+	ErrLeftPaused  = errors.New("the last migration left the guest paused here")
 )
 
 // Machine is what an Instance needs of a machine.
@@ -39,7 +40,8 @@ var _ Machine = (*vmm.Machine)(nil)
 // on. The machine behind it may be replaced. All methods may be called from
 // any goroutine.
 type Instance struct {
-	id string
+	id     string
+	onNote func(Note)
 
 	// op makes pause, resume, the start of a migration and a change of machine
 	// follow one another. It may be held long; mu, which guards the fields below,
@@ -51,8 +53,10 @@ type Instance struct {
 	closed  bool
 }
 
-// NewInstance makes an instance without a machine.
-func NewInstance(id string) *Instance { return &Instance{id: id} }
+// NewInstance makes an instance without a machine. onNote, if not nil, is told
+// how each migration ended, before a machine that has moved ends, and when a
+// guest that one left paused was resumed. It must not call the instance.
+func NewInstance(id string, onNote func(Note)) *Instance { return &Instance{id: id, onNote: onNote} }
 
 // Set shows a machine. There must be none at the moment.
 func (i *Instance) Set(id string, m Machine) {
@@ -109,12 +113,18 @@ func (i *Instance) Describe() InstanceInfo {
 }
 
 // Info answers GET /vm/info.
-func (i *Instance) Info() (vmm.Info, error) {
-	m, _, err := i.current()
+func (i *Instance) Info() (Info, error) {
+	m, mv, err := i.current()
 	if err != nil {
-		return vmm.Info{}, err
+		return Info{}, err
 	}
-	return m.Info()
+	var out Info
+	if mv != nil && mv.ended() {
+		n := mv.note()
+		out.LastMigration = &n
+	}
+	out.Info, err = m.Info()
+	return out, err
 }
 
 // idle gives the machine when no migration moves it. op is held.
@@ -158,8 +168,9 @@ func (i *Instance) Resume(ctx context.Context, force bool) error {
 	if err := m.Resume(); err != nil {
 		return err
 	}
-	if mv != nil {
+	if mv != nil && mv.note().Guest != GuestHere {
 		mv.settle()
+		mv.tellNote()
 	}
 	return nil
 }
@@ -190,8 +201,13 @@ func (i *Instance) start(q MigrationRequest) (*move, error) {
 	if err != nil {
 		return nil, err
 	}
-	if mv != nil && mv.outcome() != nil {
-		return nil, fmt.Errorf("%w, or nobody knows: %w", ErrMoved, mv.outcome())
+	if mv != nil {
+		if err := mv.outcome(); err != nil {
+			return nil, fmt.Errorf("%w, or nobody knows: %w", ErrMoved, err)
+		}
+		if mv.note().Guest != GuestHere {
+			return nil, fmt.Errorf("%w; resume it first", ErrLeftPaused)
+		}
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -201,6 +217,7 @@ func (i *Instance) start(q MigrationRequest) (*move, error) {
 	if mv, err = newMove(i.id, m, to, o, q.Keep); err != nil {
 		return nil, err
 	}
+	mv.onNote = i.onNote
 	i.move = mv
 	go mv.run()
 	return mv, nil
@@ -237,7 +254,7 @@ func (i *Instance) CancelMigration(ctx context.Context) error {
 	}
 	select {
 	case <-mv.done:
-		return nil
+		return mv.tooLate()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

@@ -8,14 +8,29 @@ import (
 	"time"
 
 	"godwit/migration"
+	"godwit/migration/policy"
 )
+
+// engine is one migration at its source: a migration.Session, or a save into a
+// file.
+type engine interface {
+	Run(ctx context.Context) (*migration.Report, error)
+	Cancel(reason string) error
+	Progress() migration.Progress
+	SetBandwidth(bytesPerSecond int64) error
+	SetDowntimeLimit(d time.Duration) error
+	SetThrottle(t policy.Throttle) error
+}
+
+var _ engine = (*migration.Session)(nil)
 
 // move is one migration of an Instance. Its goroutine ends with the migration.
 type move struct {
 	to      Address
 	keep    bool
 	machine Machine
-	session *migration.Session
+	session engine
+	onNote  func(Note)    // see NewInstance
 	done    chan struct{} // closed when it has ended and the machine knows
 
 	mu      sync.Mutex
@@ -30,7 +45,11 @@ func newMove(id string, m Machine, to Address, o migration.SendOptions, keep boo
 	o.VMID = id
 	o.OnProgress = func(migration.Progress) { v.tell() }
 	var err error
-	v.session, err = migration.NewSession(m.Source(), to.Dial, o)
+	if to.IsFile() {
+		v.session, err = newSave(m.Source(), to.Target, o)
+	} else {
+		v.session, err = migration.NewSession(m.Source(), to.Dial, o)
+	}
 	return v, err
 }
 
@@ -48,8 +67,15 @@ func (v *move) run() {
 	v.mu.Lock()
 	v.report, v.err = rep, err
 	v.mu.Unlock()
+	v.tellNote()
 	if err == nil && !v.keep {
 		v.machine.MigratedTo()
+	}
+}
+
+func (v *move) tellNote() {
+	if v.onNote != nil {
+		v.onNote(v.note())
 	}
 }
 
@@ -78,6 +104,17 @@ func (v *move) cancel(reason string) error {
 	}
 }
 
+// tooLate is an error when the migration, which has ended, was through before a
+// cancel reached it.
+func (v *move) tooLate() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.report.Status == migration.Completed {
+		return fmt.Errorf("%w: it is at %s", migration.ErrCommitted, v.to)
+	}
+	return nil
+}
+
 // news is closed at the next change.
 func (v *move) news() <-chan struct{} {
 	v.mu.Lock()
@@ -103,7 +140,7 @@ func (v *move) outcome() error {
 	if v.resumed {
 		return nil
 	}
-	if v.err == nil {
+	if v.err == nil && !v.to.IsFile() {
 		return fmt.Errorf("it moved to %s", v.to)
 	}
 	if o := new(migration.OutcomeError); errors.As(v.err, &o) && !o.Known {
@@ -115,18 +152,13 @@ func (v *move) outcome() error {
 // mayResume says whether the guest may run here again after this migration,
 // which has ended.
 func (v *move) mayResume(ctx context.Context, force bool) error {
-	v.mu.Lock()
-	err, resumed := v.err, v.resumed
-	v.mu.Unlock()
-	if resumed {
-		return nil
-	}
+	err := v.outcome()
 	if err == nil {
-		return fmt.Errorf("%w: it moved to %s", ErrMoved, v.to)
+		return nil
 	}
 	o := new(migration.OutcomeError)
-	if !errors.As(err, &o) || o.Known {
-		return nil
+	if !errors.As(err, &o) {
+		return fmt.Errorf("%w: %w", ErrMoved, err)
 	}
 	if !force {
 		return o
@@ -136,6 +168,8 @@ func (v *move) mayResume(ctx context.Context, force bool) error {
 	select {
 	case <-t.C:
 		return nil
+	case <-v.machine.Source().Ended():
+		return ErrNoMachine
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

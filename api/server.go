@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"godwit/migration"
@@ -26,7 +27,13 @@ const (
 type Server struct {
 	inst *Instance
 	http http.Server
-	done chan struct{} // closed when Serve has returned
+	end  context.CancelFunc // ends what requests wait for
+	done chan struct{}      // closed when Serve has returned
+
+	mu      sync.Mutex
+	busy    map[net.Conn]struct{} // connections with a request under way
+	closing bool
+	idle    chan struct{} // closed when closing and none is busy
 }
 
 // Listen makes the socket at path and serves inst there until Close.
@@ -40,11 +47,14 @@ func Listen(path string, inst *Instance) (*Server, error) {
 
 // Serve serves inst on l until Close, which closes l.
 func Serve(l net.Listener, inst *Instance) *Server {
-	s := &Server{inst: inst, done: make(chan struct{})}
+	ctx, end := context.WithCancel(context.Background())
+	s := &Server{inst: inst, end: end, done: make(chan struct{}), busy: map[net.Conn]struct{}{}, idle: make(chan struct{})}
 	s.http = http.Server{
 		Handler:           s.routes(),
 		ReadHeaderTimeout: 10 * time.Second,
 		MaxHeaderBytes:    16 << 10,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnState:         s.track,
 	}
 	go func() {
 		defer close(s.done)
@@ -53,15 +63,49 @@ func Serve(l net.Listener, inst *Instance) *Server {
 	return s
 }
 
-// Close stops accepting, waits up to timeout for answers under way, so that
-// whoever watches a migration hears its end, and removes the socket.
-func (s *Server) Close(timeout time.Duration) error {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	err := s.http.Shutdown(ctx)
-	if err != nil {
-		err = s.http.Close() // they had their time
+// track keeps the set of connections whose request is not yet answered.
+func (s *Server) track(c net.Conn, state http.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if state == http.StateActive {
+		s.busy[c] = struct{}{}
+		return
 	}
+	delete(s.busy, c)
+	s.checkIdle()
+}
+
+// checkIdle tells Close that there is nothing to wait for. mu is held.
+func (s *Server) checkIdle() {
+	if s.closing && len(s.busy) == 0 {
+		select {
+		case <-s.idle:
+		default:
+			close(s.idle)
+		}
+	}
+}
+
+// Close ends what requests wait for, gives answers under way up to timeout to
+// reach their clients, so that whoever watches a migration hears its end, closes
+// all connections and removes the socket. It is called once.
+//
+// http.Server.Shutdown will not do: it waits seconds for a connection that has
+// not asked anything yet.
+func (s *Server) Close(timeout time.Duration) error {
+	s.http.SetKeepAlivesEnabled(false)
+	s.end()
+	s.mu.Lock()
+	s.closing = true
+	s.checkIdle()
+	s.mu.Unlock()
+	t := time.NewTimer(timeout)
+	defer t.Stop()
+	select {
+	case <-s.idle:
+	case <-t.C:
+	}
+	err := s.http.Close()
 	<-s.done
 	return err
 }
@@ -178,7 +222,9 @@ func watch(w http.ResponseWriter, r *http.Request, mv *move) {
 		case <-news:
 		case <-tick.C:
 		case <-r.Context().Done():
-			return
+			if !mv.ended() { // else its end is still to be told
+				return
+			}
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"godwit/migration"
 	"godwit/migration/policy"
+	"godwit/vmm"
 )
 
 // States of InstanceInfo, in Firecracker's words.
@@ -22,6 +23,13 @@ type InstanceInfo struct {
 	State      string `json:"state"`
 	VMMVersion string `json:"vmm_version"`
 	AppName    string `json:"app_name"`
+}
+
+// Info answers GET /vm/info.
+type Info struct {
+	vmm.Info
+	// LastMigration is there once a migration from here has ended.
+	LastMigration *Note `json:"last_migration,omitempty"`
 }
 
 // VMUpdate is the body of PATCH /vm.
@@ -45,7 +53,9 @@ type Fault struct {
 // MigrationRequest is the body of PUT /migration. Zero values mean the
 // engine's defaults.
 type MigrationRequest struct {
-	To              string  `json:"to"` // tcp:HOST:PORT or unix:PATH
+	// To is tcp:HOST:PORT, unix:PATH, or file:PATH to save the machine. A path is
+	// that of the process that runs the machine.
+	To              string  `json:"to"`
 	Mode            string  `json:"mode,omitempty"`
 	Streams         int     `json:"streams,omitempty"`
 	Bandwidth       int64   `json:"bandwidth_bytes_s,omitempty"`
@@ -56,7 +66,8 @@ type MigrationRequest struct {
 	Throttle        string  `json:"throttle,omitempty"`
 	Stop            string  `json:"stop,omitempty"`
 	Verify          bool    `json:"verify,omitempty"`
-	// Keep leaves the source paused after it has moved instead of ending it.
+	// Keep leaves the source paused after it has moved instead of ending it. One
+	// that was saved in a file may be resumed.
 	Keep bool `json:"keep,omitempty"`
 }
 

@@ -118,15 +118,8 @@ func (m *Machine) createDrive(i int, spec Drive, a assembly) error {
 	d := &drive{Drive: spec, path: path, file: file}
 	m.dev.drives = append(m.dev.drives, d)
 	if a.incoming && !spec.IsReadOnly {
-		// The source holds the lock until the last moment. An image that nobody
-		// has locked is another image under the same name.
-		held, err := file.LockedElsewhere()
-		if err != nil {
+		if err := checkLock(file, spec.ID, path, a.saved); err != nil {
 			return err
-		}
-		if !held {
-			return fmt.Errorf("%w: disk %q: the source does not hold the lock of %q, so it is not the disk that the guest uses; map the right one with --disk %s=PATH",
-				ErrIncompatible, spec.ID, path, spec.ID)
 		}
 	}
 	if d.dev, err = blk.New(blk.Config{Backend: file, Serial: spec.ID, Queues: spec.Queues}); err != nil {
@@ -150,6 +143,24 @@ func (m *Machine) createDrive(i int, spec Drive, a assembly) error {
 		if err := m.vm.AddIOEvent(fd, e); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// checkLock looks at who holds the lock of a machine's disk before the machine
+// arrives. A source holds it until the last moment: an image that nobody has
+// locked is another image under the same name. A saved machine has no source.
+func checkLock(file blockfile.File, id, path string, saved bool) error {
+	held, err := file.LockedElsewhere()
+	switch {
+	case err != nil:
+		return err
+	case saved && held:
+		return fmt.Errorf("%w: disk %q: another process holds the lock of %q; end what uses it, or map another with --disk %s=PATH",
+			ErrIncompatible, id, path, id)
+	case !saved && !held:
+		return fmt.Errorf("%w: disk %q: the source does not hold the lock of %q, so it is not the disk that the guest uses; map the right one with --disk %s=PATH",
+			ErrIncompatible, id, path, id)
 	}
 	return nil
 }

@@ -86,6 +86,7 @@ func New(cfg Config, o Options) (*Machine, error) {
 // assembly is how building for a migration differs from building to boot.
 type assembly struct {
 	incoming bool
+	saved    bool              // from a file, so there is no source
 	cpuid    []kvm.CPUIDEntry  // the source's, where there is one
 	disks    map[string]string // drive id to the path to open here
 }

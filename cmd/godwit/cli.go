@@ -116,8 +116,21 @@ Exit codes: 0 done, 1 failed, 2 bad usage, 3 guest fault.`,
 		},
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(newRun(), newReceive(), newMigrate(), newMigration(), newInfo(), newPause(), newResume(), newStop(),
-		newDoctor(), newDemo(), newLab())
+	cobra.EnableCommandSorting = false // they are in the order of use
+	for _, g := range []struct {
+		id, title string
+		commands  []*cobra.Command
+	}{
+		{"machine", "Run a machine:", []*cobra.Command{newRun(), newInfo(), newPause(), newResume(), newStop()}},
+		{"move", "Move it:", []*cobra.Command{newReceive(), newMigrate(), newMigration()}},
+		{"host", "Try it on this host:", []*cobra.Command{newDemo(), newDoctor(), newLab()}},
+	} {
+		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
+		for _, c := range g.commands {
+			c.GroupID = g.id
+			root.AddCommand(c)
+		}
+	}
 	return root
 }
 

@@ -71,7 +71,8 @@ func TestExitCodesAndMessages(t *testing.T) {
 		{"run --config " + absent, 2, "no such file"},
 		{"receive", 2, "--listen"},
 		{"receive --listen udp:x", 2, "tcp:HOST:PORT"},
-		{"receive --listen file:x", 2, "not in this version"},
+		{"receive --listen file:x", 1, "no such file"},
+		{"receive --listen file:", 2, "file:PATH"},
 		{"receive --listen unix:x --disk vda", 2, "ID=PATH"},
 		{"migrate --name a", 2, "--to"},
 		{"migrate --to tcp:h:1", 2, "which machine"},
@@ -109,7 +110,8 @@ func TestHelp(t *testing.T) {
 		require.NotEmpty(t, c.Short, c.CommandPath())
 		c.Flags().VisitAll(func(f *pflag.Flag) {
 			if f.Name != "help" && f.Name != "version" {
-				require.Greater(t, len(f.Usage), 10, "%s --%s", c.CommandPath(), f.Name)
+				require.Contains(t, f.Usage, " as ", "%s --%s has an example", c.CommandPath(), f.Name)
+				require.Contains(t, f.Usage, "--"+f.Name, "%s --%s: the example shows it", c.CommandPath(), f.Name)
 			}
 		})
 		for _, sub := range c.Commands() {

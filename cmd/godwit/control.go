@@ -1,7 +1,11 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"os"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -33,10 +37,26 @@ func newPause() *cobra.Command {
 func newResume() *cobra.Command {
 	var force bool
 	cmd := newControl("resume", "Let a paused machine run on", "godwit resume --name web",
-		func(cmd *cobra.Command, c *api.Client) error { return c.Resume(cmd.Context(), force) })
-	cmd.Flags().BoolVar(&force, "force", false, "resume a guest whose migration ended without anybody knowing where it runs: "+
+		func(cmd *cobra.Command, c *api.Client) error {
+			if force {
+				tellWait(cmd.Context(), c)
+			}
+			return c.Resume(cmd.Context(), force)
+		})
+	cmd.Flags().BoolVar(&force, "force", false, "resume a guest whose migration ended without anybody knowing where it runs, as in resume --force: "+
 		"look at the destination first; waits until the destination can no longer take it")
 	return cmd
+}
+
+// tellWait says why a forced resume takes its time.
+func tellWait(ctx context.Context, c *api.Client) {
+	info, err := c.Info(ctx)
+	if err != nil || info.LastMigration == nil || info.LastMigration.ForceAfter == nil {
+		return // the resume itself will say what is wrong
+	}
+	if left := time.Until(*info.LastMigration.ForceAfter); left > 0 {
+		fmt.Fprintf(os.Stderr, "godwit: waiting %.1f s, until %s can no longer take the guest\n", left.Seconds(), info.LastMigration.To)
+	}
 }
 
 func newStop() *cobra.Command {
@@ -55,24 +75,41 @@ func newInfo() *cobra.Command {
 			if asJSON {
 				return printJSON(info)
 			}
-			fmt.Printf("%s  %s\n", info.ID, info.State)
-			fmt.Printf("  memory   %d MiB %s, %d MiB of it resident\n", info.MemoryMiB, info.MemoryBacking, info.ResidentBytes>>20)
-			for i, n := range info.Exits {
-				fmt.Printf("  vcpu %-3d %d exits\n", i, n)
-			}
-			fmt.Printf("  serial   %d bytes written, %d lost\n", info.Serial.WrittenBytes, info.Serial.LostBytes)
-			for _, m := range info.BootMarks {
-				fmt.Printf("  mark %-3d at %.3f ms, %d times\n", m.Code, float64(m.AtUS)/1000, m.Count)
-			}
-			for _, d := range info.Drives {
-				access := ""
-				if d.ReadOnly {
-					access = ", read-only"
-				}
-				fmt.Printf("  disk %s  %s, %d MiB%s\n", d.ID, d.Path, d.SizeBytes>>20, access)
-			}
+			fmt.Print(infoText(info))
 			return nil
 		})
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object, as in info --json")
 	return cmd
+}
+
+// infoText is info for people.
+func infoText(info api.Info) string {
+	var b strings.Builder
+	line := func(name, format string, a ...any) {
+		fmt.Fprintf(&b, "  %-9s %s\n", name, fmt.Sprintf(format, a...))
+	}
+	fmt.Fprintf(&b, "%s  %s\n", info.ID, info.State)
+	if n := info.LastMigration; n != nil {
+		line("migration", "%s", n.Text)
+	}
+	line("memory", "%d MiB %s, %d MiB of it resident", info.MemoryMiB, info.MemoryBacking, info.ResidentBytes>>20)
+	for i, n := range info.Exits {
+		line(fmt.Sprintf("vcpu %d", i), "%d exits to this process", n)
+	}
+	for _, d := range info.Drives {
+		access := ""
+		if d.ReadOnly {
+			access = ", read-only"
+		}
+		line("disk "+d.ID, "%s, %d MiB%s", d.Path, d.SizeBytes>>20, access)
+	}
+	line("serial", "%d bytes written, %d lost", info.Serial.WrittenBytes, info.Serial.LostBytes)
+	for _, m := range info.BootMarks {
+		times := ""
+		if m.Count > 1 {
+			times = fmt.Sprintf(", %d times by now", m.Count)
+		}
+		line("boot mark", "%d after %.1f ms%s", m.Code, float64(m.AtUS)/1000, times)
+	}
+	return b.String()
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"godwit/cmd/godwit/internal/units"
+	"godwit/vmm"
 )
 
 // demoFlags describe the demonstration.
@@ -52,17 +53,17 @@ witness counts on the console, writes a file and churns memory. The disk image i
 	}
 	f := cmd.Flags()
 	f.Var(&d.memory, "memory", "guest memory, as in --memory 4G")
-	f.IntVar(&d.cpus, "cpus", 1, "number of vCPUs")
-	f.IntVar(&d.fill, "fill", 256, "metronome: MiB of memory that hold data")
-	f.IntVar(&d.ws, "ws", 64, "metronome: MiB of them that it changes all the time")
-	f.IntVar(&d.rate, "rate", 5000, "metronome: pages that it changes a second")
-	f.IntVar(&d.streams, "streams", 1, "data connections of each move")
-	f.BoolVar(&d.linux, "linux", false, "boot Linux instead; give --kernel and --disk")
+	f.IntVar(&d.cpus, "cpus", 1, "number `N` of vCPUs, as in --cpus 2")
+	f.IntVar(&d.fill, "fill", 256, "metronome: `MIB` of memory that hold data, as in --fill 2048")
+	f.IntVar(&d.ws, "ws", 64, "metronome: `MIB` of them that it changes all the time, as in --ws 256")
+	f.IntVar(&d.rate, "rate", 5000, "metronome: pages `N` that it changes a second, as in --rate 20000")
+	f.IntVar(&d.streams, "streams", 1, "number `N` of data connections of each move, as in --streams 2")
+	f.BoolVar(&d.linux, "linux", false, "boot Linux instead, as in --linux --kernel bzImage --disk path=root.img")
 	f.StringVar(&d.kernel, "kernel", "", "Linux kernel to boot from `FILE`, as in --kernel bzImage")
-	f.StringArrayVar(&d.disks, "disk", nil, "root disk, as in --disk path=root.img; it is written to")
-	f.StringVar(&d.append, "append", "", "add `TEXT` to the guest's command line")
+	f.StringArrayVar(&d.disks, "disk", nil, "root disk as `path=FILE`, as in --disk path=root.img; it is written to")
+	f.StringVar(&d.append, "append", "", "add `TEXT` to the guest's command line, as in --append 'pattern=sequential'")
 	f.Var(&d.patience, "patience", "most that any one step may take, as in --patience 10m on a slow machine")
-	f.BoolVar(&d.asJSON, "json", false, "print one JSON object, the last line of stdout")
+	f.BoolVar(&d.asJSON, "json", false, "print the result as one JSON object, the last line of stdout, as in --json")
 	f.SortFlags = false
 	return cmd
 }
@@ -142,5 +143,9 @@ func (d *demoFlags) bootArgs(line ...string) []string {
 }
 
 func (d *demoFlags) what() string {
-	return fmt.Sprintf("%s of memory, %d vCPU", units.FormatMiB(int(d.memory)), d.cpus)
+	name := vmm.GuestMetronome
+	if d.linux {
+		name = "Linux"
+	}
+	return fmt.Sprintf("%s, %s of memory, %d vCPU", name, units.FormatMiB(int(d.memory)), d.cpus)
 }

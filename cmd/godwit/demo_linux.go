@@ -19,6 +19,9 @@ type linuxGuest struct{ flags *demoFlags }
 // countLine may stand behind a prompt.
 var countLine = regexp.MustCompile(`count (\d+) t=\d`)
 
+// witnessGap is in the witness's last line.
+var witnessGap = regexp.MustCompile(`gap_ms=(\d+)`)
+
 func parseCount(line string) (uint64, bool) {
 	m := countLine.FindStringSubmatch(line)
 	if m == nil {
@@ -102,6 +105,11 @@ func (g *linuxGuest) finish(ctx context.Context, c *child, r *demoResult) error 
 		return err
 	}
 	r.Witness = line[strings.Index(line, "witness done "):]
+	if m := witnessGap.FindStringSubmatch(r.Witness); m != nil {
+		if ms, err := strconv.ParseFloat(m[1], 64); err == nil {
+			r.WitnessGapMS = &ms
+		}
+	}
 	if !strings.Contains(r.Witness, " errors=0 ") {
 		r.OK, r.Detail = false, "the witness found errors"
 	}

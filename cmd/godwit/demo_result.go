@@ -20,7 +20,10 @@ type demoResult struct {
 	Sweeps   *uint64 `json:"sweeps,omitempty"` // how often it looked at all of it
 	// Witness is what Linux's workload said at its end.
 	Witness string `json:"witness,omitempty"`
-	Detail  string `json:"detail,omitempty"` // what is wrong
+	// WitnessGapMS is the longest time between two of its counts, milliseconds,
+	// from its start to its end: over all moves, hashing included.
+	WitnessGapMS *float64 `json:"witness_gap_ms,omitempty"`
+	Detail       string   `json:"detail,omitempty"` // what is wrong
 }
 
 // demoMove is one migration of the demo.
@@ -35,37 +38,58 @@ type demoMove struct {
 	Counts [2]uint64 `json:"counts,omitzero"`
 }
 
+// text is the result for people: what was measured, and what it means.
 func (r *demoResult) text() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "guest      %s\n", r.Guest)
-	fmt.Fprintf(&b, "boot       %.0f ms from starting the process to the guest's first line\n", r.BootMS)
+	line := func(name, value, meaning string) {
+		b.WriteString(strings.TrimRight(fmt.Sprintf("  %-18s %-13s  %s", name, value, meaning), " ") + "\n")
+	}
+	ms := func(v float64) string { return fmt.Sprintf("%.*f ms", decimals(v), v) }
+	fmt.Fprintf(&b, "%s\n", r.Guest)
+	line("boot", ms(r.BootMS), "from starting its process to the guest's first line")
 	for i, m := range r.Moves {
-		how := ""
-		if m.Verified {
-			how = ", with hashing, which the guest's gap includes"
-		}
-		fmt.Fprintf(&b, "move %d     %.0f ms in all, downtime %.2f ms", i+1, m.Report.TotalMS, m.Report.DowntimeMS)
+		fmt.Fprintf(&b, "move %d: live to a new process%s\n", i+1, m.ifVerified(", both ends hashing its memory"))
+		line("total", ms(m.Report.TotalMS), "the guest ran on for all of it but the downtime"+m.ifVerified(" and the hashing"))
+		line("downtime", ms(m.Report.DowntimeMS), "from stopping its vCPUs here to its running there"+m.ifVerified(", hashing not counted"))
 		if m.GuestGapUS > 0 {
-			fmt.Fprintf(&b, ", longest gap the guest saw %.2f ms", float64(m.GuestGapUS)/1000)
+			line("guest's own gap", ms(float64(m.GuestGapUS)/1000), "the longest that the guest missed on its own clock"+m.ifVerified(", hashing included"))
 		}
-		fmt.Fprintf(&b, "%s\n", how)
-		fmt.Fprintf(&b, "           %s on the wire in %d rounds; pages: %s\n",
-			units.FormatBytes(float64(m.Report.WireBytes)), len(m.Report.Rounds), pageCounts(m.Report.Pages))
+		line("sent", units.FormatBytes(float64(m.Report.WireBytes)), fmt.Sprintf("in %d rounds; pages: %s", len(m.Report.Rounds), pageCounts(m.Report.Pages)))
 		if m.Counts != [2]uint64{} {
-			fmt.Fprintf(&b, "           the witness counted from %d to %d meanwhile, no gap, no repeat\n", m.Counts[0], m.Counts[1])
+			line("witness counted", fmt.Sprintf("%d to %d", m.Counts[0], m.Counts[1]), "over the move with no gap and no repeat: its console came along whole")
 		}
 		if v := m.Report.Verify; v != nil {
-			fmt.Fprintf(&b, "           memory hashes equal: %.32s\n", v.Source)
+			line("memory hash", fmt.Sprintf("%.12s", v.Source), "equal at both ends")
 		}
 	}
+	fmt.Fprintf(&b, "the guest's verdict\n")
 	if r.BadPages != nil {
-		fmt.Fprintf(&b, "guest says %d bad pages in %d sweeps of its memory\n", *r.BadPages, *r.Sweeps)
+		line("bad pages", fmt.Sprint(*r.BadPages), fmt.Sprintf("after looking at all of its memory %d times: lost, torn or stale ones would show", *r.Sweeps))
+	}
+	if r.WitnessGapMS != nil {
+		line("guest's own gap", ms(*r.WitnessGapMS), "the longest between two of its counts, over both moves, hashing included")
 	}
 	if r.Witness != "" {
-		fmt.Fprintf(&b, "guest says %s\n", r.Witness)
+		line("in its words", r.Witness, "")
 	}
 	if !r.OK {
-		fmt.Fprintf(&b, "WRONG      %s\n", r.Detail)
+		line("WRONG", r.Detail, "")
 	}
 	return b.String()
+}
+
+// ifVerified gives text for a move whose ends hashed memory.
+func (m *demoMove) ifVerified(text string) string {
+	if m.Verified {
+		return text
+	}
+	return ""
+}
+
+// decimals are those worth showing of a time in milliseconds.
+func decimals(ms float64) int {
+	if ms < 100 {
+		return 2
+	}
+	return 0
 }

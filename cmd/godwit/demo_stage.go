@@ -33,6 +33,7 @@ func (s *stage) play(ctx context.Context) (*demoResult, error) {
 			return nil, err
 		}
 	}
+	s.tell("asking the guest what it noticed")
 	return res, s.step(ctx, "end the guest", func(ctx context.Context) error { return s.guest.finish(ctx, c, res) })
 }
 
@@ -63,7 +64,7 @@ func (s *stage) start(args ...string) (*child, error) {
 func (s *stage) socket(i int) string { return filepath.Join(s.dir, fmt.Sprintf("%d.sock", i+1)) }
 
 func (s *stage) boot(ctx context.Context, res *demoResult) (*child, error) {
-	s.tell("booting the guest in a process of its own")
+	s.tell("booting %s in a process of its own", res.Guest)
 	c, err := s.start(append([]string{"run", "--name", "demo", "--no-reboot"}, s.guest.args()...)...)
 	if err != nil {
 		return nil, err
@@ -86,9 +87,9 @@ func (s *stage) move(ctx context.Context, from *child, res *demoResult, verify b
 		return nil, err
 	}
 	m := demoMove{Verified: verify}
-	what := "moving the guest live to another process"
+	what := "moving it live to a second process: it runs on while its memory is copied"
 	if verify {
-		what = "moving it on with both ends hashing its memory"
+		what = "moving it live to a third one, with both ends hashing its memory"
 	}
 	s.tell("%s", what)
 	mark := from.out.count()

@@ -5,6 +5,7 @@
 //
 //	cli.go     the root command, errors and exit codes
 //	machine.go flags that describe a machine
+//	restore.go a machine out of a file, for receive
 //	host.go    the life of a machine in this process: console, API, restarts
 //	target.go  flags that find a running machine's API socket
 package main

@@ -55,7 +55,7 @@ the lab.`,
 			return err
 		}),
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object, as in doctor --json")
 	return cmd
 }
 

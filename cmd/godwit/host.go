@@ -14,7 +14,6 @@ import (
 
 	"godwit/api"
 	"godwit/cmd/godwit/internal/console"
-	"godwit/migration"
 	"godwit/vmm"
 )
 
@@ -29,9 +28,9 @@ type hostFlags struct {
 }
 
 func (h *hostFlags) add(f *pflag.FlagSet) {
-	f.StringVar(&h.serial, "serial", "stdio", "serial console: stdio, none, file:PATH or unix:PATH; on a terminal Ctrl-a x stops the machine, Ctrl-a a sends Ctrl-a")
+	f.StringVar(&h.serial, "serial", "stdio", "serial console at `WHERE`: stdio, none, file:PATH or unix:PATH, as in --serial unix:console.sock; on a terminal Ctrl-a x stops the machine, Ctrl-a a sends Ctrl-a")
 	f.StringVar(&h.socket, "api-sock", "", "serve the API on a unix socket at `PATH`, as in --api-sock vm.sock")
-	f.BoolVar(&h.noReboot, "no-reboot", false, "end when the guest resets instead of starting it again")
+	f.BoolVar(&h.noReboot, "no-reboot", false, "end when the guest resets instead of starting it again, as in run --no-reboot")
 }
 
 // host is the life of a machine in this process.
@@ -58,7 +57,8 @@ func newHost(h hostFlags, named string) (*host, error) {
 			return nil, err
 		}
 	}
-	out := &host{inst: api.NewInstance(named), noReboot: h.noReboot}
+	out := &host{noReboot: h.noReboot}
+	out.inst = api.NewInstance(named, func(n api.Note) { out.say("%s", n.Text) })
 	if out.console, err = console.Open(spec); err != nil {
 		return nil, err
 	}
@@ -122,8 +122,7 @@ func (h *host) run(ctx context.Context, m *vmm.Machine, rebuild func() (*vmm.Mac
 		if err != nil {
 			return err
 		}
-		if moved != nil {
-			h.say("the guest runs at %s now", moved.To)
+		if moved {
 			return nil
 		}
 		switch exit.Kind {
@@ -144,8 +143,8 @@ func (h *host) run(ctx context.Context, m *vmm.Machine, rebuild func() (*vmm.Mac
 	}
 }
 
-// runOnce lives with one machine. moved is set when its guest went elsewhere.
-func (h *host) runOnce(ctx context.Context, m *vmm.Machine) (exit vmm.Exit, moved *api.MigrationStatus, err error) {
+// runOnce lives with one machine. moved is true when its guest went elsewhere.
+func (h *host) runOnce(ctx context.Context, m *vmm.Machine) (exit vmm.Exit, moved bool, err error) {
 	h.inst.Set(m.Config().ID, m)
 	h.console.Attach(m.Input)
 	if m.State() == vmm.StateBuilt {
@@ -162,11 +161,9 @@ func (h *host) runOnce(ctx context.Context, m *vmm.Machine) (exit vmm.Exit, move
 	}
 	<-m.Ended()
 	h.console.Attach(nil)
-	if last := h.inst.Detach(); last != nil && last.Report.Status == migration.Completed {
-		moved = last
-	}
+	h.inst.Detach()
 	exit = m.Exit()
-	return exit, moved, errors.Join(err, m.Close())
+	return exit, exit.Kind == vmm.ExitMigrated, errors.Join(err, m.Close())
 }
 
 // fault reports how the guest failed.

@@ -62,11 +62,11 @@ The kernel is fetched once, with apt, into $` + cacheEnv + ` or the user's cache
 		}),
 	}
 	f := cmd.Flags()
-	f.BoolVar(&prepare, "prepare", false, "fetch the lab's kernel and end")
-	f.StringVar(&cache, "cache", "", "folder for the lab's kernel (default $"+cacheEnv+" or the user's cache folder)")
+	f.BoolVar(&prepare, "prepare", false, "fetch the lab's kernel and end, as in lab --prepare")
+	f.StringVar(&cache, "cache", "", "`FOLDER` for the lab's kernel, as in --cache .cache (default $"+cacheEnv+" or the user's cache folder)")
 	f.Var(&memory, "lab-memory", "memory of the emulated machine, as in --lab-memory 4G (default 2G and what is carried in)")
-	f.IntVar(&cpus, "lab-cpus", 1, "CPUs of the emulated machine, as in --lab-cpus 2")
-	f.BoolVar(&console, "lab-console", false, "show the outer kernel's console on stderr")
+	f.IntVar(&cpus, "lab-cpus", 1, "number `N` of CPUs of the emulated machine, as in --lab-cpus 2")
+	f.BoolVar(&console, "lab-console", false, "show the outer kernel's console on stderr, as in lab --lab-console -- doctor")
 	f.SetInterspersed(false) // flags behind the command are the command's
 	f.SortFlags = false
 	return cmd

@@ -25,17 +25,17 @@ type machineFlags struct {
 }
 
 func (m *machineFlags) add(f *pflag.FlagSet) {
-	f.StringVar(&m.config, "config", "", "read the machine from a JSON `FILE` in Firecracker's shape; flags win over it")
-	f.StringVar(&m.guest, "guest", "", "boot a built-in guest: metronome")
+	f.StringVar(&m.config, "config", "", "read the machine from a JSON `FILE` in Firecracker's shape; flags win over it; as in --config machine.json")
+	f.StringVar(&m.guest, "guest", "", "boot the built-in guest `NAME`, as in --guest metronome")
 	f.StringVar(&m.kernel, "kernel", "", "boot a Linux kernel, bzImage or vmlinux, from `FILE`, as in --kernel bzImage")
-	f.StringVar(&m.initrd, "initrd", "", "initial RAM disk for the kernel, from `FILE`")
+	f.StringVar(&m.initrd, "initrd", "", "initial RAM disk for the kernel, from `FILE`, as in --initrd initrd.img")
 	f.StringVar(&m.appendArgs, "append", "", "add `TEXT` to the default kernel command line, as in --append 'loglevel=7'")
-	f.StringVar(&m.cmdline, "cmdline", "", "replace the default kernel command line with `TEXT`")
+	f.StringVar(&m.cmdline, "cmdline", "", "replace the default kernel command line with `TEXT`, as in --cmdline 'console=ttyS0 root=/dev/vda'")
 	f.Var(&m.disks, "disk", "attach a disk; may be repeated; the first is root (/dev/vda), as in --disk path=root.img,id=root,readonly")
 	f.Var(&m.memory, "memory", "guest memory, as in --memory 2G (default 512M)")
-	f.IntVar(&m.cpus, "cpus", 0, "number of vCPUs, as in --cpus 4 (default 1)")
-	f.StringVar(&m.name, "name", "", "name of the machine; also puts its API socket where --name finds it")
-	f.StringVar(&m.backing, "memory-backing", "", "guest memory from anon (default, huge pages) or memfd")
+	f.IntVar(&m.cpus, "cpus", 0, "number `N` of vCPUs, as in --cpus 4 (default 1)")
+	f.StringVar(&m.name, "name", "", "`NAME` of the machine; also puts its API socket where the other commands' --name finds it; as in --name web")
+	f.StringVar(&m.backing, "memory-backing", "", "`KIND` of guest memory: anon (the default, huge pages) or memfd, as in --memory-backing memfd")
 }
 
 // build merges file and flags.

@@ -28,13 +28,18 @@ func newMigrate() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "migrate",
-		Short: "Move a running machine to another process",
-		Long: `Move a running machine to another process, where "godwit receive" waits.
+		Short: "Move a running machine to another process, or save it in a file",
+		Long: `Move a running machine to another process, where "godwit receive" waits, or save it in a file.
 
 The guest runs on until the last pages are sent. Until the destination has been told to go, Ctrl-C cancels and the
-guest runs on here; after that it cannot be undone. The source's process ends when the guest has moved.`,
+guest runs on here; after that it cannot be undone. The source's process ends when the guest has moved.
+
+With --to file:PATH the guest is paused and all of it written to PATH, which appears only when it is whole and on the
+disk. "godwit receive --listen file:PATH" lets it run on. The source's process ends then, or with --keep stays, paused,
+and "godwit resume" lets the guest run on in it; its disks change then, and the file does not fit them any more.`,
 		Example: `  godwit migrate --name web --to tcp:host2:7000 --bandwidth 125MB/s
-  godwit migrate --api-sock vm.sock --to unix:in.sock --verify --json`,
+  godwit migrate --api-sock vm.sock --to unix:in.sock --verify --json
+  godwit migrate --name web --to file:/srv/web.saved`,
 		Args: cobra.NoArgs,
 		RunE: action(func(cmd *cobra.Command, _ []string) error {
 			if q.To == "" {
@@ -44,6 +49,15 @@ guest runs on here; after that it cannot be undone. The source's process ends wh
 			if err != nil {
 				return err
 			}
+			to, err := api.ParseAddress(q.To)
+			if err != nil {
+				return err
+			}
+			// The machine's process may be in another directory than this one.
+			if to, err = to.Absolute(); err != nil {
+				return err
+			}
+			q.To = to.String()
 			q.Bandwidth, q.DowntimeLimitMS, q.TimeoutMS = int64(bandwidth), downtime.ms(), timeout.ms()
 			return migrate(cmd.Context(), c, q, asJSON)
 		}),
@@ -51,19 +65,19 @@ guest runs on here; after that it cannot be undone. The source's process ends wh
 	f := cmd.Flags()
 	t.add(f)
 	names := func(list []string) string { return strings.Join(list, ", ") }
-	f.StringVar(&q.To, "to", "", "the destination: tcp:HOST:PORT or unix:PATH")
-	f.StringVar(&q.Mode, "mode", string(migration.PreCopy), "precopy, or stop-and-copy: pause first, copy once")
-	f.IntVar(&q.Streams, "streams", 1, "data connections, as in --streams 4")
+	f.StringVar(&q.To, "to", "", "the destination `ADDRESS`, as in --to tcp:host2:7000, --to unix:in.sock or --to file:web.saved")
+	f.StringVar(&q.Mode, "mode", string(migration.PreCopy), "`MODE`: precopy, copying while the guest runs; or pausing it first and copying once, as in --mode stop-and-copy, which a file always takes")
+	f.IntVar(&q.Streams, "streams", 1, "number `N` of data connections, as in --streams 4")
 	f.Var(&bandwidth, "bandwidth", "most that all streams may send together, as in --bandwidth 125MB/s (default no limit)")
 	f.Var(&downtime, "downtime-limit", fmt.Sprintf("downtime to aim at, as in --downtime-limit 30ms (default %v)", migration.DefaultDowntimeLimit))
 	f.Var(&timeout, "timeout", "give up after so long and let the guest run on here, as in --timeout 2m (default never)")
-	f.StringVar(&q.Order, "order", "", "which pages go first: "+names(policy.Orders.Names()))
-	f.StringVar(&q.Codec, "codec", "", "how pages are made smaller: "+names(policy.Codecs.Names()))
-	f.StringVar(&q.Throttle, "throttle", "", "how the guest is slowed: "+names(policy.Throttles.Names()))
-	f.StringVar(&q.Stop, "stop", "", "when to pause the guest: "+names(policy.Stops.Names())+", as in --stop last-sync,rounds=10")
-	f.BoolVar(&q.Verify, "verify", false, "compare hashes of guest memory before the guest runs there")
-	f.BoolVar(&q.Keep, "keep", false, "keep the source's process, its machine paused, after the move")
-	f.BoolVar(&asJSON, "json", false, "print the report as one JSON object, the last line of stdout")
+	f.StringVar(&q.Order, "order", "", "`POLICY` for the order of pages: "+names(policy.Orders.Names())+", as in --order "+policy.Orders.Names()[0])
+	f.StringVar(&q.Codec, "codec", "", "`POLICY` for making pages smaller: "+names(policy.Codecs.Names())+", as in --codec "+policy.Codecs.Names()[0])
+	f.StringVar(&q.Throttle, "throttle", "", "`POLICY` for slowing the guest: "+names(policy.Throttles.Names())+", as in --throttle none")
+	f.StringVar(&q.Stop, "stop", "", "`POLICY` for when to pause the guest: "+names(policy.Stops.Names())+", as in --stop last-sync,rounds=10")
+	f.BoolVar(&q.Verify, "verify", false, "compare hashes of guest memory before the guest runs there, as in migrate --verify")
+	f.BoolVar(&q.Keep, "keep", false, "keep the source's process, its machine paused, after the move, as in --to file:web.saved --keep")
+	f.BoolVar(&asJSON, "json", false, "print the report as one JSON object, the last line of stdout, as in migrate --json")
 	f.SortFlags = false
 	return cmd
 }
@@ -139,6 +153,14 @@ func printReport(st api.MigrationStatus, asJSON bool) error {
 func summary(st api.MigrationStatus) string {
 	r := st.Report
 	var b strings.Builder
+	if path, ok := strings.CutPrefix(st.To, "file:"); ok {
+		fmt.Fprintf(&b, "saved in %s in %.0f ms, the guest paused meanwhile\n", path, r.TotalMS)
+		fmt.Fprintf(&b, "  written   %s\n  pages     %s\n", units.FormatBytes(float64(r.WireBytes)), pageCounts(r.Pages))
+		if r.Verify != nil {
+			fmt.Fprintf(&b, "  hash      %.16s, compared when it is restored\n", r.Verify.Source)
+		}
+		return b.String()
+	}
 	fmt.Fprintf(&b, "moved to %s in %.0f ms, downtime %.2f ms\n", st.To, r.TotalMS, r.DowntimeMS)
 	p := r.DowntimePhases
 	fmt.Fprintf(&b, "  downtime  pause %.2f, pages %.2f, state %.2f, resume %.2f ms\n", p.PauseMS, p.PagesMS, p.StateMS, p.ResumeMS)

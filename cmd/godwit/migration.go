@@ -54,8 +54,8 @@ func newMigrationStatus() *cobra.Command {
 			}
 			return nil
 		})
-	cmd.Flags().BoolVar(&watch, "watch", false, "follow it to its end")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	cmd.Flags().BoolVar(&watch, "watch", false, "follow it to its end, as in status --watch")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object, as in status --json")
 	return cmd
 }
 

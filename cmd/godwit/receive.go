@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"path/filepath"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -21,17 +20,23 @@ func newReceive() *cobra.Command {
 	var listen, name string
 	cmd := &cobra.Command{
 		Use:   "receive",
-		Short: "Wait for a machine that migrates here, and run it",
-		Long: `Wait for a machine that migrates here, and run it as "godwit run" does from then on.
+		Short: "Take a machine that migrates here, or one saved in a file, and run it",
+		Long: `Take a machine that migrates here, or one saved in a file, and run it as "godwit run" does from then on.
 
 The source sends what the machine is made of; only disks and limits are this side's to say. A disk is opened where
 --disk maps its id, or as the source names it if that lies below an --allow-path. "listening on" on stderr says that a
 source may come, with the port where port 0 was asked for. A migration that fails leaves nothing behind, and the next
 one is waited for.
 
+With --listen file:PATH the machine comes out of a file that "godwit migrate --to file:PATH" wrote. Its disks must be
+as they were then, and used by nobody. PATH.restored notes that it was done: restoring the same file again is possible
+and brings a warning, since two copies of one guest are seldom meant. What is wrong with the file ends the command
+with 1.
+
 The peer is not authenticated: listen where only trusted machines can connect.`,
 		Example: `  godwit receive --listen tcp:0.0.0.0:7000 --disk vda=/srv/root.img
-  godwit receive --listen unix:in.sock --allow-path /srv/images --api-sock vm2.sock`,
+  godwit receive --listen unix:in.sock --allow-path /srv/images --api-sock vm2.sock
+  godwit receive --listen file:/srv/web.saved --disk vda=/srv/root.img --name web`,
 		Args: cobra.NoArgs,
 		RunE: action(func(cmd *cobra.Command, _ []string) error {
 			if listen == "" {
@@ -45,12 +50,12 @@ The peer is not authenticated: listen where only trusted machines can connect.`,
 		}),
 	}
 	f := cmd.Flags()
-	f.StringVar(&listen, "listen", "", "where sources connect: tcp:HOST:PORT or unix:PATH; port 0 takes a free one")
+	f.StringVar(&listen, "listen", "", "`ADDRESS` where sources connect, as in --listen tcp:0.0.0.0:7000 or --listen unix:in.sock, port 0 taking a free one; or a saved machine, as in --listen file:web.saved")
 	r.disks = diskMapValue{}
 	f.Var(r.disks, "disk", "open PATH for the source's disk ID; may be repeated, as in --disk vda=/srv/root.img")
-	f.StringArrayVar(&r.allow, "allow-path", nil, "open disks below this folder as the source names them; may be repeated, as in --allow-path /srv/images")
-	f.BoolVar(&r.once, "once", false, "end with 1 when a migration fails, instead of waiting for the next")
-	f.StringVar(&name, "name", "", "put the API socket where --name finds it")
+	f.StringArrayVar(&r.allow, "allow-path", nil, "open disks below this `FOLDER` as the source names them; may be repeated, as in --allow-path /srv/images")
+	f.BoolVar(&r.once, "once", false, "end with 1 when a migration fails, instead of waiting for the next, as in receive --once")
+	f.StringVar(&name, "name", "", "as `NAME`, put the API socket where the other commands' --name finds it, as in --name web")
 	hf.add(f)
 	f.SortFlags = false
 	return cmd
@@ -71,12 +76,7 @@ func (r *receiver) serve(addr api.Address, hf hostFlags, name string) (err error
 		return err
 	}
 	defer func() { err = errors.Join(err, h.close()) }()
-	l, err := addr.Listen()
-	if err != nil {
-		return err
-	}
-	m, err := r.wait(ctx, h, l)
-	err = errors.Join(err, l.Close())
+	m, err := r.arrive(ctx, h, addr)
 	if ctx.Err() != nil && m == nil {
 		return &exitError{code: exitFailed, err: errors.New("ended before a machine came")}
 	}
@@ -89,9 +89,27 @@ func (r *receiver) serve(addr api.Address, hf hostFlags, name string) (err error
 	return h.run(ctx, m, func() (*vmm.Machine, error) { return r.rebuild(h, m) })
 }
 
+// arrive takes a machine from a peer or out of a file.
+func (r *receiver) arrive(ctx context.Context, h *host, addr api.Address) (*vmm.Machine, error) {
+	if addr.IsFile() {
+		return r.restore(ctx, h, addr.Target)
+	}
+	l, err := addr.Listen()
+	if err != nil {
+		return nil, err
+	}
+	m, err := r.wait(ctx, h, l)
+	return m, errors.Join(err, l.Close())
+}
+
+// incoming is what a machine that comes may have here.
+func (r *receiver) incoming(h *host) vmm.Incoming {
+	return vmm.Incoming{Options: vmm.Options{Serial: h.console}, Disks: r.disks, AllowPrefixes: r.allow}
+}
+
 // wait takes migrations until one succeeds.
 func (r *receiver) wait(ctx context.Context, h *host, l net.Listener) (*vmm.Machine, error) {
-	in := vmm.Incoming{Options: vmm.Options{Serial: h.console}, Disks: r.disks, AllowPrefixes: r.allow}
+	in := r.incoming(h)
 	h.say("listening on %s:%s", l.Addr().Network(), l.Addr())
 	for {
 		var m *vmm.Machine
@@ -136,18 +154,5 @@ func (r *receiver) rebuild(h *host, m *vmm.Machine) (*vmm.Machine, error) {
 
 // allows says whether path lies below an --allow-path once links are followed.
 func (r *receiver) allows(path string) bool {
-	real, err := filepath.EvalSymlinks(path)
-	if err != nil || !filepath.IsAbs(path) {
-		return false
-	}
-	for _, prefix := range r.allow {
-		root, err := filepath.EvalSymlinks(prefix)
-		if err != nil {
-			continue
-		}
-		if rel, err := filepath.Rel(root, real); err == nil && filepath.IsLocal(rel) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(r.allow, func(prefix string) bool { return vmm.Below(prefix, path) })
 }

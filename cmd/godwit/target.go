@@ -20,8 +20,8 @@ var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 type targetFlags struct{ socket, name string }
 
 func (t *targetFlags) add(f *pflag.FlagSet) {
-	f.StringVar(&t.socket, "api-sock", "", "API socket of the machine, as given to run, as in --api-sock vm.sock")
-	f.StringVar(&t.name, "name", "", "the machine's name, as given to run --name")
+	f.StringVar(&t.socket, "api-sock", "", "API socket `PATH` of the machine, as given to run, as in --api-sock vm.sock")
+	f.StringVar(&t.name, "name", "", "the machine's `NAME`, as given to run, as in --name web")
 }
 
 // client talks to the machine.

@@ -13,44 +13,66 @@ import (
 // barWidth is the bar's length in characters.
 const barWidth = 24
 
+// What a plain log gets: every round as it begins, phases that take long, and a
+// sign of life.
+const (
+	longPhase  = 500 * time.Millisecond
+	plainEvery = time.Second
+)
+
 // Printer shows progress. It is for one goroutine.
 type Printer struct {
 	w        io.Writer
 	terminal bool
 	width    func() int // columns; nil for 80
+	now      func() time.Time
 
-	drawn     bool // a line stands that must be cleared
+	drawn bool // a line stands that must be cleared
+	// For plain lines:
+	phase     migration.Phase
+	phaseAt   time.Time // when phase was first seen
 	lastLine  time.Time
-	lastPhase migration.Phase
 	lastRound int
 }
 
 // New makes a Printer. width gives the terminal's columns, and is nil where w
 // is no terminal.
 func New(w io.Writer, width func() int) *Printer {
-	return &Printer{w: w, terminal: width != nil, width: width}
+	return &Printer{w: w, terminal: width != nil, width: width, now: time.Now}
 }
 
 // Show tells how the migration stands.
 func (p *Printer) Show(s migration.Progress) {
-	if s.Done {
+	switch {
+	case s.Done:
 		p.Clear()
-		return
-	}
-	if p.terminal {
+	case p.terminal:
 		line := Line(s, true)
 		if most := p.width() - 1; most > 0 && len([]rune(line)) > most {
 			line = string([]rune(line)[:most])
 		}
 		fmt.Fprintf(p.w, "\r%s\x1b[K", line)
 		p.drawn = true
-		return
-	}
-	news := s.Phase != p.lastPhase || s.Round != p.lastRound
-	if now := time.Now(); news || now.Sub(p.lastLine) >= time.Second {
-		p.lastPhase, p.lastRound, p.lastLine = s.Phase, s.Round, now
+	case p.due(s):
 		fmt.Fprintln(p.w, Line(s, false))
 	}
+}
+
+// due tells whether s is worth a plain line.
+func (p *Printer) due(s migration.Progress) bool {
+	now := p.now()
+	if s.Phase != p.phase {
+		p.phase, p.phaseAt = s.Phase, now
+	}
+	switch {
+	case s.Phase == migration.PhaseCopy && s.Round != p.lastRound:
+	case p.lastLine.Before(p.phaseAt) && now.Sub(p.phaseAt) < longPhase:
+		return false
+	case now.Sub(p.lastLine) < plainEvery:
+		return false
+	}
+	p.lastLine, p.lastRound = now, s.Round
+	return true
 }
 
 // Clear takes the rewritten line away, so that other text can follow.
@@ -74,7 +96,7 @@ func Line(s migration.Progress, bar bool) string {
 		full := int(part * barWidth)
 		fmt.Fprintf(&b, "[%s%s] ", strings.Repeat("#", full), strings.Repeat(".", barWidth-full))
 	}
-	fmt.Fprintf(&b, "%3.0f%%  %s", part*100, units.FormatBytes(float64(s.WireBytes)))
+	fmt.Fprintf(&b, "%3.0f%% of %d pages  %s", part*100, s.RoundPages, units.FormatBytes(float64(s.WireBytes)))
 	if s.Bandwidth > 0 {
 		fmt.Fprintf(&b, "  %s", units.FormatRate(s.Bandwidth))
 	}
