@@ -39,6 +39,9 @@ type engine struct {
 	wireBase  uint64  // bytes written before the round under way
 	last      policy.Round
 
+	clearing sync.RWMutex // held shared by streams in Source.Clear
+	undoing  bool         // no Clear any more; guarded by clearing
+
 	duty                             int
 	logging, paused, released, asked bool // what there is to undo
 	stateLen                         uint64

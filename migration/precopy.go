@@ -15,9 +15,9 @@ import (
 const minMeasured = 256 << 10
 
 // copyMemory sends rounds while the guest runs, until the stop rule is content.
-// The order that must hold: start the log, then find what was touched, then
-// read, then send. A page written before it is read is sent as it is; one
-// written after is in the log.
+// The order that must hold: start the log, then find what was touched; then, for
+// each chunk, clear its bits, then read, then send (see stream.chunk). A page
+// written before its turn is sent once, as it is; one written after is in the log.
 func (e *engine) copyMemory() error {
 	e.pending = make(Bitmap, e.mem.words)
 	if e.o.Mode == StopAndCopy {
@@ -34,11 +34,10 @@ func (e *engine) copyMemory() error {
 		return err
 	}
 	for {
-		sent, err := e.round(false)
-		if err != nil {
+		if err := e.round(false); err != nil {
 			return err
 		}
-		if err := e.takeDirty(sent); err != nil {
+		if err := e.takeDirty(); err != nil {
 			return err
 		}
 		limit, throttle := e.s.knobs()
@@ -67,26 +66,18 @@ func (e *engine) announce() error {
 	return e.link.sendChunks(wire.TypeExtents, wire.AppendExtents(nil, e.pending.extents()))
 }
 
-// takeDirty adds what was written since the last look to the pages to send.
-// sent are the pages of the round before, for a sabotage build.
-func (e *engine) takeDirty(sent []uint64) error {
+// takeDirty adds what was written and not sent since to the pages to send.
+func (e *engine) takeDirty() error {
 	if err := e.src.Dirty(e.pending); err != nil {
 		return fmt.Errorf("read dirty log: %w", err)
 	}
 	e.mem.clip(e.pending)
-	if sabotage.On(sabotage.ClearOrder) {
-		// As if the bits of these pages had been cleared after reading them.
-		for _, gfn := range sent {
-			e.pending.clearRange(gfn, gfn+1)
-		}
-	}
 	return nil
 }
 
 // round sends all pending pages over all streams and waits until the
-// destination has passed the barrier. It returns what it sent, valid until the
-// next round.
-func (e *engine) round(last bool) ([]uint64, error) {
+// destination has passed the barrier.
+func (e *engine) round(last bool) error {
 	e.gfns = e.pending.drain(e.gfns[:0])
 	e.o.Policies.Order.Sort(e.last, e.gfns)
 	n := e.last.Number + 1
@@ -107,15 +98,15 @@ func (e *engine) round(last bool) ([]uint64, error) {
 	select {
 	case <-w.done:
 	case <-e.ctx.Done():
-		return nil, cancelCause(e.ctx)
+		return cancelCause(e.ctx)
 	}
 	if !sabotage.On(sabotage.Barrier) || last {
 		if err := e.passed(uint32(n), uint64(len(e.gfns))); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	e.measure(n, len(e.gfns), time.Since(began))
-	return e.gfns, nil
+	return nil
 }
 
 // passed waits for the destination's word that every stream has passed round n:
@@ -227,9 +218,8 @@ func (e *engine) lastPages() error {
 		if err := e.announce(); err != nil {
 			return err
 		}
-	} else if err := e.takeDirty(nil); err != nil {
+	} else if err := e.takeDirty(); err != nil {
 		return err
 	}
-	_, err := e.round(true)
-	return err
+	return e.round(true)
 }

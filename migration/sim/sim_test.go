@@ -214,7 +214,7 @@ func TestPageBecomesZeroAgain(t *testing.T) {
 func TestEveryMethodMayFail(t *testing.T) {
 	boom := errors.New("boom")
 	for _, side := range []string{"source", "target"} {
-		methods := []string{"Config", "StartDirtyLog", "Touched", "Dirty", "Pause", "SaveState", "Release"}
+		methods := []string{"Config", "StartDirtyLog", "Touched", "Clear", "Dirty", "Pause", "SaveState", "Release"}
 		if side == "target" {
 			methods = []string{"Build", "Populate", "LoadState", "Acquire", "Run"}
 		}
