@@ -73,6 +73,17 @@
 // fast stream. migration/sabotage switches these rules off to show that the
 // tests notice.
 //
+// # Codecs
+//
+// HELLO names the session's codec; a destination that does not know it refuses,
+// and every destination knows all that this package imports. A page is then
+// looked at in this order: all zeros, a ZERO run and Forget; smaller when encoded,
+// an entry of a CODEC frame; else RAW, from guest memory or from the copy that
+// the codec keeps. An entry carries the checksum of the page that it builds on,
+// which the destination's Decode checks first. The barrier between rounds orders
+// calls for one page. A codec that is slow is helped by idle processors
+// (pool); it and what it keeps are closed when the session ends.
+//
 // # Silence
 //
 // Every connection carries something in both directions all the time: data,

@@ -79,6 +79,9 @@ func (e *engine) takeDirty() error {
 // destination has passed the barrier.
 func (e *engine) round(last bool) error {
 	e.gfns = e.pending.drain(e.gfns[:0])
+	if o, ok := e.o.Policies.Codec.(policy.Observer); ok && e.last.Number > 0 {
+		o.Observe(e.last, e.gfns)
+	}
 	e.o.Policies.Order.Sort(e.last, e.gfns)
 	n := e.last.Number + 1
 	w := newRoundWork(uint32(n), last, e.gfns, len(e.streams))
@@ -154,7 +157,7 @@ func (e *engine) roundDone(limit time.Duration) policy.Round {
 	r.Elapsed = time.Since(e.s.started)
 	r.DirtyPages = e.pending.Count()
 	r.Bandwidth, r.DowntimeLimit = bandwidth, limit
-	r.EstDowntime = estimate(r.DirtyPages, bandwidth)
+	r.EstDowntime = estimate(r.DirtyPages, e.pageBytes(), bandwidth)
 	rr := &e.rep.Rounds[len(e.rep.Rounds)-1]
 	rr.DirtyPages, rr.EstDowntimeMS = r.DirtyPages, ms(r.EstDowntime)
 	e.s.mu.Lock()
@@ -163,12 +166,25 @@ func (e *engine) roundDone(limit time.Duration) policy.Round {
 	return *r
 }
 
-// estimate is how long pages take at a bandwidth, every page counted in full.
-func estimate(pages uint64, bandwidth float64) time.Duration {
+// fullPage is what a page takes on the wire at most, bytes.
+const fullPage = pageSize + 16
+
+// pageBytes is what a page dirtied now will take on the wire. With a codec it
+// is what those of the last round took, if that was a round of pages that had
+// been sent before, and enough of them to tell; else every page counts in full.
+func (e *engine) pageBytes() float64 {
+	if r := &e.last; e.codec != nil && r.Number > 1 && r.SentPages >= chunkPages {
+		return min(float64(r.SentBytes)/float64(r.SentPages), fullPage)
+	}
+	return fullPage
+}
+
+// estimate is how long pages of so many bytes take at a bandwidth.
+func estimate(pages uint64, pageBytes, bandwidth float64) time.Duration {
 	if pages == 0 {
 		return 0
 	}
-	if d := float64(pages) * (pageSize + 16) / bandwidth * 1e9; bandwidth > 0 && d < math.MaxInt64 {
+	if d := float64(pages) * pageBytes / bandwidth * 1e9; bandwidth > 0 && d < math.MaxInt64 {
 		return time.Duration(d)
 	}
 	return math.MaxInt64

@@ -57,6 +57,9 @@ type stream struct {
 
 // openStreams connects all data streams at once.
 func (e *engine) openStreams() error {
+	if e.codec != nil {
+		e.pool = newPool()
+	}
 	streams := make([]*stream, e.o.Streams)
 	g, ctx := errgroup.WithContext(e.ctx)
 	for i := range streams {
@@ -101,7 +104,7 @@ func (e *engine) openStream(ctx context.Context, i int) (*stream, error) {
 		return nil, e.helloError(fmt.Sprintf("data stream %d", i), err)
 	}
 	return &stream{e: e, index: i, conn: conn, in: r, work: make(chan *roundWork, 1),
-		out: newPageWriter(conn, w, e.mem, &e.s.limit, e.ctx.Done())}, nil
+		out: newPageWriter(conn, w, e.mem, &e.s.limit, e.ctx.Done(), e.codec, e.pool)}, nil
 }
 
 func (st *stream) start() {
