@@ -23,8 +23,8 @@ func (e *engine) commit() error {
 	if err := e.clock.enter(partResume); err != nil {
 		return err
 	}
-	zero, raw := e.sums()
-	prepare := wire.Prepare{Zero: zero, Data: raw, StateLen: e.stateLen, StateCRC: e.stateCRC}
+	sums := e.sums()
+	prepare := wire.Prepare{Zero: sums.Zero, Data: sums.data(), StateLen: e.stateLen, StateCRC: e.stateCRC}
 	asked := time.Now()
 	e.asked = true
 	if err := e.link.send(wire.TypePrepare, 0, prepare.Append(nil)); err != nil {
@@ -38,8 +38,8 @@ func (e *engine) commit() error {
 	if err := ready.Decode(body); err != nil {
 		return err
 	}
-	if ready.Zero != zero || ready.Data != raw {
-		return fmt.Errorf("destination applied %d zero and %d other pages, sent were %d and %d", ready.Zero, ready.Data, zero, raw)
+	if ready.Zero != sums.Zero || ready.Data != sums.data() {
+		return fmt.Errorf("destination applied %d zero and %d other pages, sent were %d and %d", ready.Zero, ready.Data, sums.Zero, sums.data())
 	}
 	lease := min(time.Duration(ready.LeaseMS)*time.Millisecond, maxLease)
 	e.forceAfter = time.Now().Add(lease + lease/leaseMargin)
@@ -117,15 +117,24 @@ func (e *engine) close() {
 		e.link.close()
 	}
 	e.wg.Wait()
+	if e.pool != nil {
+		e.pool.close()
+	}
+	if err := closeCodec(e.o.Policies.Codec); err != nil {
+		e.o.Log.Warn("close page codec", "err", err)
+	}
 }
 
 // sums is what the streams have sent in all. Only between rounds.
-func (e *engine) sums() (zero, raw uint64) {
+func (e *engine) sums() PageCounts {
+	sum := PageCounts{Skipped: e.rep.Pages.Skipped}
 	for _, st := range e.streams {
-		zero += st.out.zeroSum
-		raw += st.out.rawSum
+		sum.Zero += st.out.pages.Zero
+		sum.Raw += st.out.pages.Raw
+		sum.Delta += st.out.pages.Delta
+		sum.Compressed += st.out.pages.Compressed
 	}
-	return zero, raw
+	return sum
 }
 
 // totals fills in the counters of the report, after close.
@@ -133,7 +142,7 @@ func (e *engine) totals() {
 	if e.rep.TotalMS == 0 {
 		e.rep.TotalMS = ms(time.Since(e.s.started))
 	}
-	e.rep.Pages.Zero, e.rep.Pages.Raw = e.sums()
+	e.rep.Pages = e.sums()
 	e.rep.WireBytes = max(e.wireBase, e.acked())
 	if e.rep.Status == Completed {
 		e.rep.WireBytes = e.wireBase

@@ -13,9 +13,10 @@
 //	            N data streams, HELLO with the nonce ------------> attached
 //	copy        StartDirtyLog, Touched
 //	            EXTENTS ----------------------------------------> Populate, ahead of the data
-//	            round 1: touched pages    ~~ ZERO RAW ROUND ~~~~> into guest memory in place
+//	            round 1: touched pages,
+//	            Clear and send each chunk ~~ ZERO RAW ROUND ~~~~> into guest memory in place
 //	            <----------------------------------------- PASSED every stream is there
-//	            round n: Dirty, send      ~~ ZERO RAW ROUND ~~~~> ...
+//	            round n: the same, Dirty  ~~ ZERO RAW ROUND ~~~~> ...
 //	pause       Pause, Dirty once more
 //	last-pages  the rest                  ~~ ZERO RAW ROUND ~~~~>
 //	state       SaveState, Release
@@ -62,13 +63,26 @@
 //
 // # Order of memory
 //
-// Log, then find, then read, then send: StartDirtyLog before Touched, Dirty before
-// the pages it names are read. A page written before it is read goes as it is; one
-// written after is in the log. A page goes at most once per round, and a
+// Log, then find, then clear, then read, then send: StartDirtyLog before Touched,
+// and Clear for a chunk of pages just before they are read, looking for zeros
+// included. A page written before its turn goes once, as it then is; one written
+// after its turn is in the log again. What Dirty reports before a round is the
+// round's set; Dirty itself forgets nothing. A page goes at most once per round, and a
 // destination stream applies nothing of round n+1 before every stream has passed
 // round n: so an old copy on a slow stream cannot land on a new one from a
 // fast stream. migration/sabotage switches these rules off to show that the
 // tests notice.
+//
+// # Codecs
+//
+// HELLO names the session's codec; a destination that does not know it refuses,
+// and every destination knows all that this package imports. A page is then
+// looked at in this order: all zeros, a ZERO run and Forget; smaller when encoded,
+// an entry of a CODEC frame; else RAW, from guest memory or from the copy that
+// the codec keeps. An entry carries the checksum of the page that it builds on,
+// which the destination's Decode checks first. The barrier between rounds orders
+// calls for one page. A codec that is slow is helped by idle processors
+// (pool); it and what it keeps are closed when the session ends.
 //
 // # Silence
 //

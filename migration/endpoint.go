@@ -37,15 +37,22 @@ type Source interface {
 	// The engine calls it only after StartDirtyLog, so a page that is touched
 	// later is in the log, or while paused.
 	Touched() ([]Extent, error)
-	// StartDirtyLog begins to record which pages the guest writes. Every page
-	// written after it returns is in a later Dirty.
+	// StartDirtyLog begins to record which pages are written. Every page written
+	// after it returns is in each later Dirty, until Clear forgets it.
 	StartDirtyLog() error
 	// StopDirtyLog ends recording; harmless when it is not on.
 	StopDirtyLog() error
-	// Dirty adds to dst every page written since the previous call (or since
-	// StartDirtyLog), by the guest or by the VMM itself, and forgets it. Pages
-	// that were not written may be added (KVM's log is a superset).
+	// Dirty adds to dst every page written, by the guest or by the VMM itself,
+	// since StartDirtyLog or since the page was last cleared, whichever is later.
+	// It forgets nothing. Pages that were not written may be added (KVM's log is a
+	// superset).
 	Dirty(dst Bitmap) error
+	// Clear forgets that pages were written. gfns is ascending, all of it RAM, and
+	// is not kept. Whoever reads a page after Clear has returned sees every write
+	// that Dirty will not report again. Several streams call it at a time, for
+	// different pages, while no other method but Ended and EndReason is being called; each page comes at
+	// most once per round. Only while the log is on.
+	Clear(gfns []uint64) error
 	// SetDuty lets the vCPUs run for percent of the time, 1 to 100.
 	SetDuty(percent int) error
 	// Pause stops the vCPUs, finishes accesses under way and drains devices:

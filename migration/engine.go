@@ -30,6 +30,8 @@ type engine struct {
 	link *link
 	peer wire.Hello
 
+	codec     policy.Codec // nil when pages go raw
+	pool      *pool        // nil without a codec
 	streams   []*stream
 	wg        sync.WaitGroup // the streams' goroutines
 	closing   chan struct{}  // closed when they must end
@@ -38,6 +40,9 @@ type engine struct {
 	bandwidth float64 // acknowledged bytes per second
 	wireBase  uint64  // bytes written before the round under way
 	last      policy.Round
+
+	clearing sync.RWMutex // held shared by streams in Source.Clear
+	undoing  bool         // no Clear any more; guarded by clearing
 
 	duty                             int
 	logging, paused, released, asked bool // what there is to undo
@@ -50,8 +55,12 @@ type engine struct {
 }
 
 func newEngine(s *Session, ctx context.Context) *engine {
-	return &engine{s: s, src: s.src, o: &s.o, ctx: ctx, duty: 100, closing: make(chan struct{}), gcOn: func() {},
+	e := &engine{s: s, src: s.src, o: &s.o, ctx: ctx, duty: 100, closing: make(chan struct{}), gcOn: func() {},
 		rep: Report{Mode: s.o.Mode, Streams: s.o.Streams, Rounds: []RoundReport{}}}
+	if codec := s.o.Policies.Codec; codec.ID() != 0 {
+		e.codec = codec
+	}
+	return e
 }
 
 func (e *engine) run() (*Report, error) {
@@ -161,7 +170,7 @@ func (e *engine) dial(ctx context.Context) (net.Conn, error) {
 
 func (e *engine) hello(role wire.Role, stream int) *wire.Hello {
 	h := &wire.Hello{MinVersion: wire.Version, MaxVersion: wire.Version, Role: role, PageSize: pageSize,
-		Stream: uint8(stream), Streams: uint8(e.o.Streams), Nonce: e.peer.Nonce, VMID: e.o.VMID}
+		Stream: uint8(stream), Streams: uint8(e.o.Streams), Nonce: e.peer.Nonce, VMID: e.o.VMID, Codec: e.o.Policies.Codec.ID()}
 	if e.o.Verify {
 		h.Features |= wire.FeatureVerify
 	}

@@ -48,7 +48,7 @@ func Save(ctx context.Context, src Source, w io.Writer, o SendOptions) (*Report,
 	}
 	limit := new(limiter)
 	limit.set(o.Bandwidth)
-	f.out = newPageWriter(w, f.w, f.mem, limit, ctx.Done())
+	f.out = newPageWriter(w, f.w, f.mem, limit, ctx.Done(), nil, nil)
 	if err = f.run(); err != nil {
 		if ctx.Err() != nil {
 			err = cancelCause(ctx)
@@ -59,7 +59,7 @@ func Save(ctx context.Context, src Source, w io.Writer, o SendOptions) (*Report,
 	f.rep.Status = statusOf(err)
 	f.rep.TotalMS = ms(time.Since(began))
 	f.rep.WireBytes = f.out.written
-	f.rep.Pages.Zero, f.rep.Pages.Raw = f.out.zeroSum, f.out.rawSum
+	f.rep.Pages.Zero, f.rep.Pages.Raw = f.out.pages.Zero, f.out.pages.Raw
 	return &f.rep, err
 }
 
@@ -153,7 +153,7 @@ func (f *fileWriter) rest(which Bitmap) error {
 			return err
 		}
 	}
-	p := wire.Prepare{Zero: f.out.zeroSum, Data: f.out.rawSum, StateLen: uint64(f.state.Len()), StateCRC: wire.Checksum(f.state.Bytes())}
+	p := wire.Prepare{Zero: f.out.pages.Zero, Data: f.out.pages.Raw, StateLen: uint64(f.state.Len()), StateCRC: wire.Checksum(f.state.Bytes())}
 	return f.out.frame(wire.TypePrepare, 0, p.Append(nil))
 }
 

@@ -200,7 +200,7 @@ func TestRegionsThatTouch(t *testing.T) {
 			mem[i*pageSize] = content
 		}
 		var buf bytes.Buffer
-		require.NoError(t, newPageWriter(&buf, wire.NewWriter(&buf), m, new(limiter), nil).chunk([]uint64{0, 1, 2, 3}))
+		require.NoError(t, newPageWriter(&buf, wire.NewWriter(&buf), m, new(limiter), nil, nil, nil).chunk([]uint64{0, 1, 2, 3}))
 		f, err := wire.NewReader(&buf).Next()
 		require.NoError(t, err)
 		runs, _, err := wire.DecodeRuns(&f)
@@ -260,7 +260,7 @@ func TestPageWriter(t *testing.T) {
 		if rapid.Bool().Draw(t, "limited") {
 			l.set(4 << 30)
 		}
-		p := newPageWriter(&buf, wire.NewWriter(&buf), m, l, nil)
+		p := newPageWriter(&buf, wire.NewWriter(&buf), m, l, nil, nil, nil)
 		for rest := gfns; len(rest) > 0; rest = rest[min(len(rest), chunkPages):] {
 			require.NoError(t, p.chunk(rest[:min(len(rest), chunkPages)]))
 		}
@@ -269,7 +269,7 @@ func TestPageWriter(t *testing.T) {
 		gm, err := newRAM([]Region{{GPA: 0, Bytes: got[:200*pageSize]}, {GPA: 200 * pageSize, Bytes: got[200*pageSize:]}})
 		require.NoError(t, err)
 		var ps pages
-		ps.init(gm, 1, nil)
+		ps.init(gm, 1, nil, nil)
 		in := wire.NewReader(&buf)
 		n := uint64(0)
 		for {
@@ -290,7 +290,7 @@ func TestPageWriter(t *testing.T) {
 func TestPageWriterRefusesHoles(t *testing.T) {
 	m, err := newRAM([]Region{{GPA: 0, Bytes: make([]byte, pageSize)}})
 	require.NoError(t, err)
-	p := newPageWriter(io.Discard, wire.NewWriter(io.Discard), m, new(limiter), nil)
+	p := newPageWriter(io.Discard, wire.NewWriter(io.Discard), m, new(limiter), nil, nil, nil)
 	require.ErrorContains(t, p.chunk([]uint64{1}), "not guest RAM")
 }
 
@@ -357,7 +357,7 @@ func BenchmarkChunk(b *testing.B) {
 	for i := range gfns {
 		gfns[i] = uint64(i * 2)
 	}
-	p := newPageWriter(io.Discard, wire.NewWriter(io.Discard), m, new(limiter), nil)
+	p := newPageWriter(io.Discard, wire.NewWriter(io.Discard), m, new(limiter), nil, nil, nil)
 	b.SetBytes(chunkPages * pageSize)
 	b.ReportAllocs()
 	for b.Loop() {

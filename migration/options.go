@@ -95,8 +95,6 @@ func (o SendOptions) withDefaults() (SendOptions, error) {
 		return o, fmt.Errorf("%w: %d streams, must be 1 to %d", ErrOptions, o.Streams, MaxStreams)
 	case o.Timeout < 0:
 		return o, fmt.Errorf("%w: timeout %v is negative", ErrOptions, o.Timeout)
-	case o.Policies.Codec.ID() != 0:
-		return o, fmt.Errorf("%w: codec %d: this version sends pages raw only", ErrOptions, o.Policies.Codec.ID())
 	}
 	if err := checkBandwidth(o.Bandwidth); err != nil {
 		return o, err

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"godwit/migration/policy"
 	"godwit/migration/sabotage"
 	"godwit/migration/wire"
 )
@@ -26,11 +27,14 @@ type pages struct {
 	seen      seen   // pages of the round under way
 	all       Bitmap // pages of all rounds before; changed at the barrier only
 	barrier   *barrier
+	codec     policy.Codec  // nil when pages come raw
 	zero, raw atomic.Uint64 // applied, in all
+	delta     atomic.Uint64 // applied, encoded with a base
+	packed    atomic.Uint64 // applied, encoded without one
 }
 
-func (p *pages) init(mem *ram, streams int, passed func(uint32, tally) error) {
-	p.mem, p.seen, p.all = mem, make(seen, mem.words), make(Bitmap, mem.words)
+func (p *pages) init(mem *ram, streams int, codec policy.Codec, passed func(uint32, tally) error) {
+	p.mem, p.seen, p.all, p.codec = mem, make(seen, mem.words), make(Bitmap, mem.words), codec
 	p.barrier = newBarrier(streams, func(round uint32, t tally) error {
 		// Every stream is here, so nobody marks or looks.
 		p.seen.reset(p.all)
@@ -70,11 +74,55 @@ func (p *pages) apply(f *wire.Frame, in *wire.Reader) (uint64, error) {
 	return pages, nil
 }
 
+// applyCoded takes in a CODEC frame and returns how many pages it held. buf has
+// room for a page.
+func (p *pages) applyCoded(f *wire.Frame, in *wire.Reader, buf *[pageSize]byte) (uint64, error) {
+	if p.codec == nil {
+		return 0, fmt.Errorf("%w: CODEC in a session without a codec", wire.ErrFormat)
+	}
+	entries, err := wire.DecodeCoded(f)
+	if err != nil {
+		return 0, err
+	}
+	for i := range entries.Len() {
+		c := entries.At(i)
+		page := p.mem.whole(c.GPA, pageSize)
+		switch gfn := c.GPA >> pageShift; {
+		case page == nil:
+			return 0, fmt.Errorf("%w: CODEC page at %#x is not guest RAM", wire.ErrFormat, c.GPA)
+		case c.Codec != p.codec.ID():
+			return 0, fmt.Errorf("%w: page at %#x by codec %d, the session has %d", wire.ErrFormat, c.GPA, c.Codec, p.codec.ID())
+		case !p.seen.mark(gfn, gfn+1) && !sabotage.On(sabotage.Barrier):
+			return 0, fmt.Errorf("%w: page at %#x came twice in one round", wire.ErrFormat, c.GPA)
+		}
+		if err := in.Bulk(buf[:c.Len]); err != nil {
+			return 0, err
+		}
+		if err := p.codec.Decode(c.GPA>>pageShift, page, c.Base, buf[:c.Len]); err != nil {
+			return 0, fmt.Errorf("%w: %w", wire.ErrFormat, err)
+		}
+		if c.Base != 0 {
+			p.delta.Add(1)
+		} else {
+			p.packed.Add(1)
+		}
+	}
+	return uint64(entries.Len()), nil
+}
+
+// counts is what was applied in all.
+func (p *pages) counts() PageCounts {
+	return PageCounts{Zero: p.zero.Load(), Raw: p.raw.Load(), Delta: p.delta.Load(), Compressed: p.packed.Load()}
+}
+
 // zeroRun clears pages that an earlier round filled. Others are zero already and
 // must not be touched: that would populate them.
 func (p *pages) zeroRun(first uint64, mem []byte) {
 	for i := uint64(0); i<<pageShift < uint64(len(mem)); i++ {
 		gfn := first + i
+		if p.codec != nil {
+			p.codec.Forget(gfn)
+		}
 		if p.all[gfn/64]>>(gfn%64)&1 == 0 && !sabotage.On(sabotage.Barrier) {
 			continue
 		}
@@ -96,7 +144,8 @@ type inStream struct {
 	ackTime  time.Time
 	ackEvery time.Duration
 	ack      [8]byte
-	open     bool // HELLO is over: acknowledge
+	buf      [pageSize]byte // an encoding
+	open     bool           // HELLO is over: acknowledge
 }
 
 // Read is the connection's, with a deadline, counting what comes in and
@@ -205,7 +254,7 @@ func (r *receiver) place(h *wire.Hello, conn net.Conn) error {
 	switch {
 	case h.Role != wire.RoleData || subtle.ConstantTimeCompare(h.Nonce[:], r.nonce[:]) != 1:
 		return fmt.Errorf("%w: not a stream of the session under way", errRefused)
-	case h.Streams != r.hello.Streams || r.conns[h.Stream] != nil:
+	case h.Streams != r.hello.Streams || h.Codec != r.hello.Codec || r.conns[h.Stream] != nil:
 		return fmt.Errorf("%w: stream %d of %d, session has %d and each comes once", errRefused, h.Stream, h.Streams, r.hello.Streams)
 	}
 	r.conns[h.Stream] = conn
@@ -250,6 +299,10 @@ func (st *inStream) frames() error {
 		case f.Type == wire.TypeZero || f.Type == wire.TypeRaw:
 			var n uint64
 			n, err = st.r.page.apply(&f, st.in)
+			pages += n
+		case f.Type == wire.TypeCodec:
+			var n uint64
+			n, err = st.r.page.applyCoded(&f, st.in, &st.buf)
 			pages += n
 		case f.Type == wire.TypeRound:
 			done = f.Last()

@@ -6,114 +6,181 @@ import (
 	"net"
 	"time"
 
+	"godwit/migration/policy"
 	"godwit/migration/wire"
+	"godwit/migration/zero"
 )
 
 // chunkPages is how many pages a stream takes at once, and the most that one
-// RAW frame carries here: 1 MiB.
+// RAW or CODEC frame carries here: 1 MiB.
 const chunkPages = 256
 
-// pageWriter turns pages into ZERO and RAW frames on one stream. Page data
-// leaves by vectored writes straight from guest memory. Nothing is allocated
-// per page or per frame.
+// pageWriter turns pages into ZERO, RAW and CODEC frames on one stream. Page
+// data leaves by vectored writes straight from guest memory, or from the copy
+// that a codec has made. Nothing is allocated per page or per frame.
 type pageWriter struct {
 	w     io.Writer
 	mem   *ram
 	limit *limiter
 	stop  <-chan struct{} // ends a wait for the limiter
 	wait  *time.Timer
+	coder *coder // nil in a session without a codec
 
 	frames  *wire.Writer
-	head    []byte      // header and body of the frame being written
-	zeros   []byte      // runs of zero pages
-	raws    []byte      // runs of other pages
-	vecs    net.Buffers // the frame: head, then guest memory
-	cut     net.Buffers // one piece of it under a bandwidth limit
-	scratch net.Buffers // what a write consumes; a field, or it would escape each time
+	head    []byte // header and body of the frame being written
+	zeros   runs
+	raws    runs
+	region  int                     // that the runs are in
+	blank   [chunkPages / 64]uint64 // which pages of a piece are zero
+	vecs    net.Buffers             // the frame: head, then page data
+	cut     net.Buffers             // one piece of it under a bandwidth limit
+	scratch net.Buffers             // what a write consumes; a field, or it would escape each time
 
-	written uint64 // bytes, in all
-	zeroSum uint64 // pages, in all
-	rawSum  uint64 // pages, in all
+	written uint64     // bytes, in all
+	pages   PageCounts // sent, in all
 }
 
-func newPageWriter(w io.Writer, frames *wire.Writer, mem *ram, limit *limiter, stop <-chan struct{}) *pageWriter {
-	return &pageWriter{
+// newPageWriter makes the writer of one stream. codec is nil when pages go raw.
+func newPageWriter(w io.Writer, frames *wire.Writer, mem *ram, limit *limiter, stop <-chan struct{}, codec policy.Codec, pool *pool) *pageWriter {
+	p := &pageWriter{
 		w: w, frames: frames, mem: mem, limit: limit, stop: stop,
 		head:  make([]byte, 0, wire.HeaderSize+chunkPages*16),
-		zeros: make([]byte, 0, chunkPages*16),
-		raws:  make([]byte, 0, chunkPages*16),
+		zeros: runs{body: make([]byte, 0, chunkPages*16)},
+		raws:  runs{body: make([]byte, 0, chunkPages*16)},
 		vecs:  make(net.Buffers, 0, chunkPages+1),
 		cut:   make(net.Buffers, 0, chunkPages+1),
 	}
+	if codec != nil {
+		p.coder = newCoder(codec, pool)
+	}
+	return p
 }
 
-// chunk sends pages, at most chunkPages of them, all of them RAM.
+// runs gathers the body of a ZERO or RAW frame.
+type runs struct {
+	body []byte
+	open wire.Run // being extended
+	sum  uint32   // pages
+}
+
+func (r *runs) add(gpa uint64) {
+	r.sum++
+	if r.open.Pages > 0 && r.open.GPA+uint64(r.open.Pages)<<pageShift == gpa {
+		r.open.Pages++
+		return
+	}
+	r.end()
+	r.open = wire.Run{GPA: gpa, Pages: 1}
+}
+
+func (r *runs) end() {
+	if r.open.Pages > 0 {
+		r.body = wire.AppendRun(r.body, r.open)
+		r.open = wire.Run{}
+	}
+}
+
+// chunk sends pages, at most chunkPages of them, all of them RAM. Ascending
+// order makes the longest runs.
 func (p *pageWriter) chunk(gfns []uint64) error {
-	p.zeros, p.raws = p.zeros[:0], p.raws[:0]
+	p.zeros = runs{body: p.zeros.body[:0]}
+	p.raws = runs{body: p.raws.body[:0]}
 	p.vecs = append(p.vecs[:0], nil) // the head's place
-	var zero, raw wire.Run           // being extended
-	var mem []byte                   // of raw
-	rawPages := uint32(0)
-	zeroRegion, rawRegion := -1, -1 // a run stays in one region
-	for _, gfn := range gfns {
-		gpa := gfn << pageShift
-		page, region := p.mem.find(gpa, pageSize)
-		if len(page) != pageSize {
-			return fmt.Errorf("page %#x is not guest RAM", gpa)
+	for len(gfns) > 0 {
+		mem, err := p.piece(gfns)
+		if err != nil {
+			return err
 		}
-		if isZero(page) {
-			p.zeroSum++
-			if zero.Pages > 0 && region == zeroRegion && zero.GPA+uint64(zero.Pages)<<pageShift == gpa {
-				zero.Pages++
-				continue
+		zero.Classify(mem, p.blank[:])
+		n := len(mem) / pageSize
+		for i, gfn := range gfns[:n] {
+			switch page := mem[i*pageSize : (i+1)*pageSize]; {
+			case p.blank[i/64]>>(i%64)&1 == 1:
+				p.zeros.add(gfn << pageShift)
+				if p.coder != nil {
+					p.coder.codec.Forget(gfn)
+				}
+			case p.coder != nil:
+				p.coder.take(gfn, page)
+			default:
+				p.addRaw(gfn<<pageShift, page)
 			}
-			if zero.Pages > 0 {
-				p.zeros = wire.AppendRun(p.zeros, zero)
-			}
-			zero, zeroRegion = wire.Run{GPA: gpa, Pages: 1}, region
-			continue
 		}
-		rawPages++
-		if raw.Pages > 0 && region == rawRegion && raw.GPA+uint64(raw.Pages)<<pageShift == gpa {
-			raw.Pages++
-			mem = mem[:len(mem)+pageSize]
-			continue
+		gfns = gfns[n:]
+	}
+	if p.coder != nil {
+		if err := p.coder.encode(p.addRaw); err != nil {
+			return err
 		}
-		if raw.Pages > 0 {
-			p.raws = wire.AppendRun(p.raws, raw)
-			p.vecs = append(p.vecs, mem)
-		}
-		raw, rawRegion = wire.Run{GPA: gpa, Pages: 1}, region
-		mem = page
 	}
-	if zero.Pages > 0 {
-		p.zeros = wire.AppendRun(p.zeros, zero)
+	return p.flush()
+}
+
+// piece is the memory of the first pages, as many as follow each other in one
+// region.
+func (p *pageWriter) piece(gfns []uint64) ([]byte, error) {
+	n := 1
+	for n < len(gfns) && gfns[n] == gfns[n-1]+1 {
+		n++
 	}
-	if raw.Pages > 0 {
-		p.raws = wire.AppendRun(p.raws, raw)
-		p.vecs = append(p.vecs, mem)
+	mem, region := p.mem.find(gfns[0]<<pageShift, uint64(n)<<pageShift)
+	if len(mem) < pageSize {
+		return nil, fmt.Errorf("page %#x is not guest RAM", gfns[0]<<pageShift)
 	}
-	return p.flush(rawPages)
+	if region != p.region { // a run stays in one region
+		p.zeros.end()
+		p.raws.end()
+		p.region = region
+	}
+	return mem, nil
+}
+
+// addRaw adds a page to the RAW frame, sent from data.
+func (p *pageWriter) addRaw(gpa uint64, data []byte) {
+	p.raws.add(gpa)
+	last := &p.vecs[len(p.vecs)-1]
+	if n := len(*last); n > 0 && n < cap(*last) && &(*last)[:n+1][n] == &data[0] {
+		*last = (*last)[:n+pageSize]
+		return
+	}
+	p.vecs = append(p.vecs, data)
 }
 
 // flush writes the frames that chunk has gathered.
-func (p *pageWriter) flush(rawPages uint32) error {
-	p.rawSum += uint64(rawPages)
-	if len(p.zeros) > 0 {
-		p.head = p.frames.Append(p.head[:0], wire.TypeZero, 0, p.zeros, 0)
+func (p *pageWriter) flush() error {
+	p.zeros.end()
+	p.raws.end()
+	if n := p.zeros.sum; n > 0 {
+		p.pages.Zero += uint64(n)
+		p.head = p.frames.Append(p.head[:0], wire.TypeZero, 0, p.zeros.body, 0)
 		p.cut = append(p.cut[:0], p.head)
 		if err := p.put(p.cut, len(p.head)); err != nil {
 			return err
 		}
 	}
-	if rawPages == 0 {
+	if n := p.raws.sum; n > 0 {
+		p.pages.Raw += uint64(n)
+		if err := p.bulk(wire.TypeRaw, p.raws.body, n*pageSize); err != nil {
+			return err
+		}
+	}
+	if p.coder == nil || len(p.coder.body) == 0 {
 		return nil
 	}
-	p.head = p.frames.Append(p.head[:0], wire.TypeRaw, 0, p.raws, rawPages*pageSize)
+	p.pages.Delta += p.coder.deltas
+	p.pages.Compressed += uint64(len(p.coder.body)/wire.CodedSize) - p.coder.deltas
+	p.vecs = append(p.vecs[:0], nil, p.coder.data)
+	return p.bulk(wire.TypeCodec, p.coder.body, uint32(len(p.coder.data)))
+}
+
+// bulk writes a frame whose n bytes of page data are in vecs behind the head's
+// place.
+func (p *pageWriter) bulk(t wire.Type, body []byte, n uint32) error {
+	p.head = p.frames.Append(p.head[:0], t, 0, body, n)
 	p.vecs[0] = p.head
 	piece := p.limit.piece()
 	if piece == 0 {
-		return p.put(p.vecs, len(p.head)+int(rawPages)*pageSize)
+		return p.put(p.vecs, len(p.head)+int(n))
 	}
 	return p.inPieces(piece)
 }

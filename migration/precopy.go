@@ -15,9 +15,9 @@ import (
 const minMeasured = 256 << 10
 
 // copyMemory sends rounds while the guest runs, until the stop rule is content.
-// The order that must hold: start the log, then find what was touched, then
-// read, then send. A page written before it is read is sent as it is; one
-// written after is in the log.
+// The order that must hold: start the log, then find what was touched; then, for
+// each chunk, clear its bits, then read, then send (see stream.chunk). A page
+// written before its turn is sent once, as it is; one written after is in the log.
 func (e *engine) copyMemory() error {
 	e.pending = make(Bitmap, e.mem.words)
 	if e.o.Mode == StopAndCopy {
@@ -34,11 +34,10 @@ func (e *engine) copyMemory() error {
 		return err
 	}
 	for {
-		sent, err := e.round(false)
-		if err != nil {
+		if err := e.round(false); err != nil {
 			return err
 		}
-		if err := e.takeDirty(sent); err != nil {
+		if err := e.takeDirty(); err != nil {
 			return err
 		}
 		limit, throttle := e.s.knobs()
@@ -67,27 +66,22 @@ func (e *engine) announce() error {
 	return e.link.sendChunks(wire.TypeExtents, wire.AppendExtents(nil, e.pending.extents()))
 }
 
-// takeDirty adds what was written since the last look to the pages to send.
-// sent are the pages of the round before, for a sabotage build.
-func (e *engine) takeDirty(sent []uint64) error {
+// takeDirty adds what was written and not sent since to the pages to send.
+func (e *engine) takeDirty() error {
 	if err := e.src.Dirty(e.pending); err != nil {
 		return fmt.Errorf("read dirty log: %w", err)
 	}
 	e.mem.clip(e.pending)
-	if sabotage.On(sabotage.ClearOrder) {
-		// As if the bits of these pages had been cleared after reading them.
-		for _, gfn := range sent {
-			e.pending.clearRange(gfn, gfn+1)
-		}
-	}
 	return nil
 }
 
 // round sends all pending pages over all streams and waits until the
-// destination has passed the barrier. It returns what it sent, valid until the
-// next round.
-func (e *engine) round(last bool) ([]uint64, error) {
+// destination has passed the barrier.
+func (e *engine) round(last bool) error {
 	e.gfns = e.pending.drain(e.gfns[:0])
+	if o, ok := e.o.Policies.Codec.(policy.Observer); ok && e.last.Number > 0 {
+		o.Observe(e.last, e.gfns)
+	}
 	e.o.Policies.Order.Sort(e.last, e.gfns)
 	n := e.last.Number + 1
 	w := newRoundWork(uint32(n), last, e.gfns, len(e.streams))
@@ -107,15 +101,15 @@ func (e *engine) round(last bool) ([]uint64, error) {
 	select {
 	case <-w.done:
 	case <-e.ctx.Done():
-		return nil, cancelCause(e.ctx)
+		return cancelCause(e.ctx)
 	}
 	if !sabotage.On(sabotage.Barrier) || last {
 		if err := e.passed(uint32(n), uint64(len(e.gfns))); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	e.measure(n, len(e.gfns), time.Since(began))
-	return e.gfns, nil
+	return nil
 }
 
 // passed waits for the destination's word that every stream has passed round n:
@@ -163,7 +157,7 @@ func (e *engine) roundDone(limit time.Duration) policy.Round {
 	r.Elapsed = time.Since(e.s.started)
 	r.DirtyPages = e.pending.Count()
 	r.Bandwidth, r.DowntimeLimit = bandwidth, limit
-	r.EstDowntime = estimate(r.DirtyPages, bandwidth)
+	r.EstDowntime = estimate(r.DirtyPages, e.pageBytes(), bandwidth)
 	rr := &e.rep.Rounds[len(e.rep.Rounds)-1]
 	rr.DirtyPages, rr.EstDowntimeMS = r.DirtyPages, ms(r.EstDowntime)
 	e.s.mu.Lock()
@@ -172,12 +166,25 @@ func (e *engine) roundDone(limit time.Duration) policy.Round {
 	return *r
 }
 
-// estimate is how long pages take at a bandwidth, every page counted in full.
-func estimate(pages uint64, bandwidth float64) time.Duration {
+// fullPage is what a page takes on the wire at most, bytes.
+const fullPage = pageSize + 16
+
+// pageBytes is what a page dirtied now will take on the wire. With a codec it
+// is what those of the last round took, if that was a round of pages that had
+// been sent before, and enough of them to tell; else every page counts in full.
+func (e *engine) pageBytes() float64 {
+	if r := &e.last; e.codec != nil && r.Number > 1 && r.SentPages >= chunkPages {
+		return min(float64(r.SentBytes)/float64(r.SentPages), fullPage)
+	}
+	return fullPage
+}
+
+// estimate is how long pages of so many bytes take at a bandwidth.
+func estimate(pages uint64, pageBytes, bandwidth float64) time.Duration {
 	if pages == 0 {
 		return 0
 	}
-	if d := float64(pages) * (pageSize + 16) / bandwidth * 1e9; bandwidth > 0 && d < math.MaxInt64 {
+	if d := float64(pages) * pageBytes / bandwidth * 1e9; bandwidth > 0 && d < math.MaxInt64 {
 		return time.Duration(d)
 	}
 	return math.MaxInt64
@@ -227,9 +234,8 @@ func (e *engine) lastPages() error {
 		if err := e.announce(); err != nil {
 			return err
 		}
-	} else if err := e.takeDirty(nil); err != nil {
+	} else if err := e.takeDirty(); err != nil {
 		return err
 	}
-	_, err := e.round(true)
-	return err
+	return e.round(true)
 }

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"godwit/migration/policy"
 	"godwit/migration/wire"
 )
 
@@ -28,6 +29,7 @@ type receiver struct {
 	hello  wire.Hello // of the source
 	nonce  [wire.NonceSize]byte
 	target Target
+	codec  policy.Codec // nil when pages come raw
 	mem    *ram
 	rep    Report
 	began  time.Time
@@ -187,20 +189,20 @@ func (r *receiver) acceptable(h *wire.Hello) error {
 	switch {
 	case h.Role != wire.RoleControl:
 		return fmt.Errorf("%w: a data stream of a session that does not exist; start the migration anew", errRefused)
-	case h.Codec != 0:
-		return fmt.Errorf("%w: page codec %d is not known to this godwit; use the same release on both ends", errRefused, h.Codec)
 	case r.o.Verify && h.Features&wire.FeatureVerify == 0:
 		return fmt.Errorf("%w: this destination demands verified memory; migrate with --verify", errRefused)
 	}
 	if err := h.Compatible(); err != nil {
 		return fmt.Errorf("%w: %w", errRefused, err)
 	}
-	return nil
+	var err error
+	r.codec, err = decoderFor(h.Codec)
+	return err
 }
 
 func (r *receiver) answer(stream uint8) *wire.Hello {
 	return &wire.Hello{MinVersion: wire.Version, MaxVersion: wire.Version, Role: wire.RoleControl, PageSize: pageSize,
-		Stream: stream, Streams: r.hello.Streams, Features: r.hello.Features, Nonce: r.nonce}
+		Stream: stream, Streams: r.hello.Streams, Codec: r.hello.Codec, Features: r.hello.Features, Nonce: r.nonce}
 }
 
 // hangUp closes conn after letting what was written reach the peer: closing with
@@ -252,7 +254,7 @@ func (r *receiver) configure(accept Acceptor) error {
 	if err := r.mem.sameLayout(r.layout); err != nil {
 		return err
 	}
-	r.page.init(r.mem, int(r.hello.Streams), r.roundPassed)
+	r.page.init(r.mem, int(r.hello.Streams), r.codec, r.roundPassed)
 	r.mu.Lock()
 	r.conns = make([]net.Conn, r.hello.Streams)
 	r.mu.Unlock()

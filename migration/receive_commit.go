@@ -83,7 +83,7 @@ func (r *receiver) commit() error {
 	if err := p.Decode(body); err != nil {
 		return err
 	}
-	if err := checkTotals(&p, r.page.zero.Load(), r.page.raw.Load(), r.state.Bytes()); err != nil {
+	if err := checkTotals(&p, r.page.counts(), r.state.Bytes()); err != nil {
 		return err
 	}
 	if err := r.target.LoadState(bytes.NewReader(r.state.Bytes())); err != nil {
@@ -110,10 +110,10 @@ func (r *receiver) commit() error {
 }
 
 // checkTotals compares what the source says it sent with what has come.
-func checkTotals(p *wire.Prepare, zero, raw uint64, state []byte) error {
+func checkTotals(p *wire.Prepare, got PageCounts, state []byte) error {
 	switch {
-	case p.Zero != zero || p.Data != raw:
-		return fmt.Errorf("%w: source sent %d zero and %d other pages, received were %d and %d", wire.ErrFormat, p.Zero, p.Data, zero, raw)
+	case p.Zero != got.Zero || p.Data != got.data():
+		return fmt.Errorf("%w: source sent %d zero and %d other pages, received were %d and %d", wire.ErrFormat, p.Zero, p.Data, got.Zero, got.data())
 	case p.StateLen != uint64(len(state)) || p.StateCRC != wire.Checksum(state):
 		return fmt.Errorf("%w: state of %d bytes, checksum %#x; received were %d bytes, checksum %#x",
 			wire.ErrFormat, p.StateLen, p.StateCRC, len(state), wire.Checksum(state))
@@ -229,5 +229,8 @@ func (r *receiver) finish(err error) {
 		r.rep.TotalMS = ms(time.Since(r.began))
 	}
 	r.rep.WireBytes = r.received.Load()
-	r.rep.Pages.Zero, r.rep.Pages.Raw = r.page.zero.Load(), r.page.raw.Load()
+	r.rep.Pages = r.page.counts()
+	if r.codec != nil {
+		_ = closeCodec(r.codec) // it only decoded: nothing is lost with it
+	}
 }

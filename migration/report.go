@@ -62,6 +62,9 @@ type PageCounts struct {
 	Skipped    uint64 `json:"skipped"`    // of guest RAM, never read nor sent because never touched
 }
 
+// data is the pages that went by content.
+func (c PageCounts) data() uint64 { return c.Raw + c.Delta + c.Compressed }
+
 // RoundReport is one round of copying.
 type RoundReport struct {
 	N             int     `json:"n"`           // from 1

@@ -35,7 +35,7 @@ func Restore(ctx context.Context, from io.Reader, build Builder, o ReceiveOption
 	}
 	f.rep.Status = statusOf(err)
 	f.rep.TotalMS = ms(time.Since(began))
-	f.rep.Pages.Zero, f.rep.Pages.Raw = f.page.zero.Load(), f.page.raw.Load()
+	f.rep.Pages = f.page.counts()
 	return f.target, &f.rep, err
 }
 
@@ -85,7 +85,7 @@ func (f *fileReader) run(build Builder) error {
 	if err := f.mem.sameLayout(layout); err != nil {
 		return err
 	}
-	f.page.init(f.mem, 1, func(_ uint32, t tally) error { f.last = t.last; return nil })
+	f.page.init(f.mem, 1, nil, func(_ uint32, t tally) error { f.last = t.last; return nil })
 	if err := f.memory(); err != nil {
 		return err
 	}
@@ -205,7 +205,7 @@ func (f *fileReader) finish(verify bool) error {
 	if err := p.Decode(frame.Body); err != nil {
 		return err
 	}
-	if err := checkTotals(&p, f.page.zero.Load(), f.page.raw.Load(), state.Bytes()); err != nil {
+	if err := checkTotals(&p, f.page.counts(), state.Bytes()); err != nil {
 		return err
 	}
 	if err := f.target.LoadState(&state); err != nil {

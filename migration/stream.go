@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"godwit/migration/sabotage"
 	"godwit/migration/wire"
 )
 
@@ -55,6 +57,9 @@ type stream struct {
 
 // openStreams connects all data streams at once.
 func (e *engine) openStreams() error {
+	if e.codec != nil {
+		e.pool = newPool()
+	}
 	streams := make([]*stream, e.o.Streams)
 	g, ctx := errgroup.WithContext(e.ctx)
 	for i := range streams {
@@ -99,7 +104,7 @@ func (e *engine) openStream(ctx context.Context, i int) (*stream, error) {
 		return nil, e.helloError(fmt.Sprintf("data stream %d", i), err)
 	}
 	return &stream{e: e, index: i, conn: conn, in: r, work: make(chan *roundWork, 1),
-		out: newPageWriter(conn, w, e.mem, &e.s.limit, e.ctx.Done())}, nil
+		out: newPageWriter(conn, w, e.mem, &e.s.limit, e.ctx.Done(), e.codec, e.pool)}, nil
 }
 
 func (st *stream) start() {
@@ -134,7 +139,7 @@ func (st *stream) send() {
 func (st *stream) round(w *roundWork) error {
 	var pages uint64
 	for gfns := w.take(); gfns != nil; gfns = w.take() {
-		if err := st.out.chunk(gfns); err != nil {
+		if err := st.chunk(gfns, w.last); err != nil {
 			return err
 		}
 		pages += uint64(len(gfns))
@@ -154,6 +159,51 @@ func (st *stream) round(w *roundWork) error {
 	}
 	return nil
 }
+
+// chunk clears the dirty bits of pages, then reads and sends them. In this order
+// a write is either seen by the read or leaves its page dirty. Nothing asks the
+// log after the last round, and before stop-and-copy it was never on.
+//
+// The pages go in ascending order whatever the order between chunks is: that
+// joins them into runs, both on the wire and for the log, and moves a page at
+// most one chunk (1 MiB) out of its turn.
+func (st *stream) chunk(gfns []uint64, last bool) error {
+	slices.Sort(gfns) // chunks do not overlap, so this one is ours
+	if last {
+		return st.out.chunk(gfns)
+	}
+	if !sabotage.On(sabotage.ClearOrder) {
+		if err := st.clear(gfns); err != nil {
+			return err
+		}
+	}
+	if err := st.out.chunk(gfns); err != nil {
+		return err
+	}
+	if sabotage.On(sabotage.ClearOrder) {
+		return st.clear(gfns)
+	}
+	return nil
+}
+
+// clear forgets that pages were written. It fails once the migration is being
+// undone: from then on the source is no longer the streams' to call.
+func (st *stream) clear(gfns []uint64) error {
+	st.e.clearing.RLock()
+	defer st.e.clearing.RUnlock()
+	if st.e.undoing {
+		return &logError{net.ErrClosed}
+	}
+	if err := st.e.src.Clear(gfns); err != nil {
+		return &logError{fmt.Errorf("clear dirty log: %w", err)}
+	}
+	return nil
+}
+
+// logError is a failure of the source itself, not of a stream's connection.
+type logError struct{ error }
+
+func (e *logError) Unwrap() error { return e.error }
 
 // receive is the goroutine that reads acknowledgements: at least one comes for
 // every sign of life that was sent.
@@ -184,7 +234,7 @@ func (st *stream) receive() {
 
 func (st *stream) failed(err error) {
 	what := fmt.Sprintf("data stream %d", st.index)
-	if p := new(PeerError); !errors.As(err, &p) {
+	if p, l := new(PeerError), new(logError); !errors.As(err, &p) && !errors.As(err, &l) {
 		err = connError(what, st.e.o.Silence, err)
 	}
 	st.e.fail(err)

@@ -81,6 +81,9 @@ func (e *engine) tell(err error) {
 // Source's contract, each step whether or not the one before it worked; only
 // disks that cannot be had again keep the guest from running.
 func (e *engine) undo() error {
+	e.clearing.Lock() // waits for streams that are clearing a chunk
+	e.undoing = true
+	e.clearing.Unlock()
 	var errs []error
 	if e.logging {
 		if err := e.src.StopDirtyLog(); err != nil {

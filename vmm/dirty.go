@@ -9,12 +9,32 @@ import (
 	"godwit/migration/sabotage"
 )
 
+// tracker finds out which pages the guest writes. KVM has two ways; both do the
+// same here, and one suite tests both. Bitmaps have a bit for each guest frame.
+//
+// start, stop and dirty are called one at a time; clear by several streams at a
+// time, for different pages, but beside none of the others.
+type tracker interface {
+	// start begins to track. Every page written after it returns is in each
+	// later dirty until it is cleared. What was written before may be missing,
+	// so whoever starts looks for touched pages afterwards.
+	start() error
+	// stop ends tracking; only after a start, also one that failed.
+	stop() error
+	// dirty adds the pages written and not cleared since to dst. More may be in
+	// it, never fewer.
+	dirty(dst []uint64) error
+	// clear forgets pages, ascending and all RAM. A write that it forgets has
+	// landed: whoever reads the page afterwards sees it.
+	clear(gfns []uint64) error
+}
+
 // memory joins guest RAM and its KVM slots: slot i holds region i.
 type memory struct {
 	*guestmem.Memory
 	vm      *kvm.VM
+	tracker tracker
 	logging bool
-	scratch []uint64 // one slot's log
 }
 
 // setFlags registers every region with KVM, with flags.
@@ -27,53 +47,51 @@ func (m *memory) setFlags(flags uint32) error {
 	return nil
 }
 
-// startLog switches KVM's dirty log on. What the VMM wrote before is of no
+// startLog begins to record what is written. What the VMM wrote before is of no
 // interest: whoever starts a log reads all touched pages afterwards.
 func (m *memory) startLog() error {
-	if err := m.setFlags(kvm.MemLogDirtyPages); err != nil {
+	m.logging = true // also when it fails half-way
+	if err := m.tracker.start(); err != nil {
 		return fmt.Errorf("start dirty log: %w", err)
 	}
-	m.logging = true
-	m.DrainDirty(make([]uint64, (m.Frames()+63)/64))
+	m.DrainDirty(make([]uint64, m.words()))
 	return nil
 }
 
-// stopLog switches it off.
+// words is the length of a bitmap of all guest frames.
+func (m *memory) words() int { return int((m.Frames() + 63) / 64) }
+
+// stopLog ends it.
 func (m *memory) stopLog() error {
 	if !m.logging {
 		return nil
 	}
 	m.logging = false
-	if err := m.setFlags(0); err != nil {
+	if err := m.tracker.stop(); err != nil {
 		return fmt.Errorf("stop dirty log: %w", err)
 	}
 	return nil
 }
 
-// dirty adds what was written since the last call to dst, one bit a guest
-// frame: KVM's log, which holds the guest's writes, united with the VMM's own,
-// which KVM never sees.
+// dirty adds what was written and not cleared since to dst, one bit a guest
+// frame: what the guest wrote, united with the VMM's own writes, which KVM never
+// sees.
 func (m *memory) dirty(dst []uint64) error {
 	if !sabotage.On(sabotage.VMMDirty) {
-		m.DrainDirty(dst)
+		m.PeekDirty(dst)
 	}
-	for i, r := range m.Regions() {
-		words := (len(r.Bytes)/guestmem.PageSize + 63) / 64
-		if cap(m.scratch) < words {
-			m.scratch = make([]uint64, words)
-		}
-		log := m.scratch[:words]
-		clear(log)
-		if err := m.vm.GetDirtyLog(uint32(i), log); err != nil {
-			return fmt.Errorf("read dirty log: %w", err)
-		}
-		// Regions start at 0 and at 4 GiB: whole words of the bitmap.
-		base := r.GPA >> guestmem.PageShift / 64
-		for j, w := range log {
-			dst[base+uint64(j)] |= w
-		}
+	if err := m.tracker.dirty(dst); err != nil {
+		return fmt.Errorf("read dirty log: %w", err)
 	}
 	return nil
+}
+
+// clear forgets that pages were written, by the guest or by the VMM. Which of
+// the two is forgotten first does not matter, only that both are before the
+// pages are read.
+func (m *memory) clear(gfns []uint64) error {
+	m.ClearDirty(gfns)
+	return m.tracker.clear(gfns)
 }
 
 // populate prepares extents for writing.

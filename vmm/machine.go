@@ -163,6 +163,9 @@ func (m *Machine) createMemory() error {
 		return err
 	}
 	m.mem = &memory{Memory: ram, vm: m.vm}
+	if m.mem.tracker, err = newLogTracker(m.mem); err != nil {
+		return err
+	}
 	return m.mem.setFlags(0)
 }
 

@@ -69,6 +69,9 @@ func (s *source) StopDirtyLog() error { return s.m.mem.stopLog() }
 // Dirty implements migration.Source.
 func (s *source) Dirty(dst migration.Bitmap) error { return s.m.mem.dirty(dst) }
 
+// Clear implements migration.Source.
+func (s *source) Clear(gfns []uint64) error { return s.m.mem.clear(gfns) }
+
 // SetDuty implements migration.Source.
 func (s *source) SetDuty(percent int) error { return s.m.throttle.set(percent) }
 

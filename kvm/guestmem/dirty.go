@@ -63,3 +63,40 @@ func (m *Memory) DrainDirty(dst []uint64) {
 		}
 	}
 }
+
+// PeekDirty adds the pages that this process has written to dst, as DrainDirty
+// does, and forgets nothing: ClearDirty does that, page by page.
+//
+// A write that returned before PeekDirty began, and whose page was not cleared
+// since, is in dst. One that runs at the same time is in this or in a later
+// peek.
+func (m *Memory) PeekDirty(dst []uint64) {
+	n := min(len(dst), len(m.dirty))
+	for i := range m.dirty[:n] {
+		dst[i] |= atomic.LoadUint64(&m.dirty[i])
+	}
+}
+
+// ClearDirty forgets that this process has written the pages gfns; those that
+// are not RAM are ignored. Neighbours in gfns that share a word of 64 pages cost
+// one atomic access together, so ascending order is the fast one. Any number of
+// goroutines may call it at a time. It does not allocate or keep gfns.
+//
+// Clear first, read the pages afterwards. The AND takes away only marks whose
+// bytes landed before it, since mark sets them in that order; and, being an
+// atomic access like the mark, it is done before any read that follows it. So the
+// read sees the bytes of every mark that was taken. A write whose mark comes
+// later keeps that mark, whether or not the read saw its bytes. A clear after the
+// read would take marks of bytes that nobody has read.
+func (m *Memory) ClearDirty(gfns []uint64) {
+	for i := 0; i < len(gfns); {
+		w, bits := gfns[i]/64, uint64(0)
+		for ; i < len(gfns) && gfns[i]/64 == w; i++ {
+			bits |= 1 << (gfns[i] % 64)
+		}
+		// A look first is safe on this side too: a mark that the load misses stays.
+		if w < uint64(len(m.dirty)) && atomic.LoadUint64(&m.dirty[w])&bits != 0 {
+			atomic.AndUint64(&m.dirty[w], ^bits)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/bits"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -85,6 +86,54 @@ func TestDrainDirty(t *testing.T) {
 	require.Equal(t, append([]uint64{5}, append(span(64, 199), 9*64)...), gfns(long), "bits in dst stay")
 }
 
+func TestPeekAndClearDirty(t *testing.T) {
+	m := newMemory(t, 200*PageSize, Options{})
+	m.MarkDirty(0, 200*PageSize)
+	peek := func() []uint64 {
+		dst := make([]uint64, 4)
+		m.PeekDirty(dst)
+		return gfns(dst)
+	}
+	require.Equal(t, span(0, 199), peek())
+	require.Equal(t, span(0, 199), peek(), "peeking forgets nothing")
+	m.ClearDirty(nil)
+	m.ClearDirty([]uint64{0, 1, 63, 64, 130, 199, 1 << 40, ^uint64(0)})
+	m.ClearDirty([]uint64{140, 2, 140, 70}) // any order will do
+	want := slices.DeleteFunc(span(0, 199), func(g uint64) bool {
+		return slices.Contains([]uint64{0, 1, 2, 63, 64, 70, 130, 140, 199}, g)
+	})
+	require.Equal(t, want, peek())
+	m.MarkDirty(64*PageSize, 1)
+	require.Contains(t, peek(), uint64(64), "written again")
+	short := make([]uint64, 1)
+	m.PeekDirty(short)
+	require.Equal(t, span(3, 62), gfns(short))
+	m.ClearDirty(peek())
+	require.Empty(t, peek())
+	pages := span(0, 199)
+	m.MarkDirty(0, 200*PageSize)
+	require.Zero(t, testing.AllocsPerRun(10, func() { m.ClearDirty(pages) }))
+}
+
+// Streams clear different pages of one word at a time, and none of them may
+// take a mark that is not its own.
+func TestClearDirtySideBySide(t *testing.T) {
+	m := newMemory(t, 64*PageSize, Options{})
+	for range 200 {
+		m.MarkDirty(0, 64*PageSize)
+		var wg sync.WaitGroup
+		for k := range uint64(4) {
+			wg.Go(func() {
+				for g := k; g < 60; g += 4 {
+					m.ClearDirty([]uint64{g})
+				}
+			})
+		}
+		wg.Wait()
+		require.Equal(t, span(60, 63), drain(m))
+	}
+}
+
 // writeKinds are the ways in which this process writes guest memory. Each puts v
 // at gpa in one piece: a torn count would look like a stale one.
 var writeKinds = []struct {
@@ -111,19 +160,33 @@ var writeKinds = []struct {
 // dirty, as a migration does. After each drain the copy must hold every count
 // whose write had returned before the drain began, else a page was lost.
 func TestNoLostPage(t *testing.T) {
-	for _, kind := range writeKinds {
-		for _, writers := range []int{1, 2} {
-			t.Run(fmt.Sprintf("%s/%d", kind.name, writers), func(t *testing.T) {
-				// Several short races rather than a long one: counts fit 16 bits.
-				for range 8 {
-					noLostPage(t, writers, kind.write)
-				}
-			})
+	for _, take := range takers {
+		for _, kind := range writeKinds {
+			for _, writers := range []int{1, 2} {
+				t.Run(fmt.Sprintf("%s/%s/%d", take.name, kind.name, writers), func(t *testing.T) {
+					// Several short races rather than a long one: counts fit 16 bits.
+					for range 4 {
+						noLostPage(t, writers, take.take, kind.write)
+					}
+				})
+			}
 		}
 	}
 }
 
-func noLostPage(t *testing.T, writers int, write func(*Memory, uint64, uint32, []byte)) {
+// takers are the ways to find dirty pages and to forget them before reading.
+var takers = []struct {
+	name string
+	take func(m *Memory, dst []uint64)
+}{
+	{"drain", (*Memory).DrainDirty},
+	{"peek and clear", func(m *Memory, dst []uint64) {
+		m.PeekDirty(dst)
+		m.ClearDirty(gfns(dst))
+	}},
+}
+
+func noLostPage(t *testing.T, writers int, take func(*Memory, []uint64), write func(*Memory, uint64, uint32, []byte)) {
 	const rounds = 1 << 15
 	frames := [3]uint64{0, 1, 64} // two marks share a word
 	m := newMemory(t, 65*PageSize, Options{})
@@ -160,7 +223,7 @@ func noLostPage(t *testing.T, writers int, write func(*Memory, uint64, uint32, [
 			}
 		}
 		clear(dst)
-		m.DrainDirty(dst)
+		take(m, dst)
 		for f, g := range frames {
 			for w := range writers {
 				if dst[g/64]&(1<<(g%64)) != 0 {

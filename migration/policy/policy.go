@@ -32,9 +32,10 @@ type Order interface {
 
 // Encoding is what a Codec made of a page.
 type Encoding struct {
-	// Data is the encoding, or the page itself when Raw. It stays valid until the
-	// codec's next Encode of the same page, and the engine sends it as it is: a
-	// page that becomes a delta base is thus sent from the copy that is kept.
+	// Data is the encoding, 0 to PageSize-1 bytes, or the whole page when Raw. It
+	// stays valid until the codec's next Encode of the same page, and the engine
+	// sends it as it is: a page that becomes a delta base is thus sent from the
+	// copy that is kept, or from a copy of it.
 	Data []byte
 	// Raw says that Data is the whole page, to be sent without a codec.
 	Raw bool
@@ -61,6 +62,25 @@ type Codec interface {
 	// Forget drops what is kept of page gfn, because it was sent as zero or
 	// skipped.
 	Forget(gfn uint64)
+	// A codec that holds more than Go memory has a method Close() error as well,
+	// which the engine calls once nothing uses the codec any more.
+}
+
+// ScratchCodec is a Codec that can encode without memory of its own. The engine
+// then calls EncodeTo instead of Encode.
+type ScratchCodec interface {
+	Codec
+	// EncodeTo is Encode, with Data in dst or the page itself. dst is the caller's,
+	// PageSize long, and may be overwritten once Data has been sent.
+	EncodeTo(dst []byte, gfn uint64, page []byte) Encoding
+}
+
+// Observer is a Codec that wants to know which pages are written often.
+type Observer interface {
+	// Observe is told, before each round but the first, the pages that the guest
+	// wrote: what the round sends. r is the round before it. It is called while no
+	// page is being encoded, and must not keep dirty.
+	Observe(r Round, dirty []uint64)
 }
 
 // Throttle decides how far the guest is slowed so that copying can catch up.

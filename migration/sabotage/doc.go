@@ -10,8 +10,8 @@ package sabotage
 type Rule string
 
 const (
-	// ClearOrder is "dirty bits are cleared before the page is read": off, they
-	// are cleared after, and a write in between is lost.
+	// ClearOrder is "a page's dirty bit is cleared before the page is read": off,
+	// it is cleared after the page was sent, and a write in between is lost.
 	ClearOrder Rule = "clear-order"
 	// Barrier is "nothing of round n+1 is applied before every stream has passed
 	// round n": off, an old copy of a page can land on top of a newer one.

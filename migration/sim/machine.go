@@ -185,7 +185,31 @@ func (m *Machine) Dirty(dst migration.Bitmap) error {
 	for i, w := range m.dirty {
 		dst[i] |= w
 	}
-	clear(m.dirty)
+	return nil
+}
+
+// Clear implements migration.Source.
+func (m *Machine) Clear(gfns []uint64) error {
+	done, err := m.enterShared(m.world, "Clear")
+	defer done()
+	if err != nil {
+		return err
+	}
+	m.bits.Lock()
+	defer m.bits.Unlock()
+	if !m.logging {
+		m.world.breach("Clear called with the log off")
+	}
+	for i, gfn := range gfns {
+		if i > 0 && gfn <= gfns[i-1] {
+			m.world.breach("Clear called with page %#x after %#x", gfn, gfns[i-1])
+		}
+		if page(m.regions, gfn*pageSize) == nil {
+			m.world.breach("Clear of page %#x, which is not RAM", gfn)
+			continue
+		}
+		m.dirty[gfn/64] &^= 1 << (gfn % 64)
+	}
 	return nil
 }
 

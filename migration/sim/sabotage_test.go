@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,20 +16,44 @@ import (
 	"godwit/migration/wire"
 )
 
-// A page is written between being sent and the next look at the log. Only if
-// bits are cleared before pages are read does the write arrive.
+// A page is written just before its dirty bit is cleared. Only if the page is
+// read after that does the write arrive.
 func TestRuleClearOrder(t *testing.T) {
 	r := newRig(t, 64)
 	r.put(5, 1)
-	n := 0
+	var n atomic.Int32
 	r.src.Hook(func(m string) {
-		if m == "Dirty" {
-			if n++; n == 1 {
-				r.put(5, 2)
-			}
+		if m == "Clear" && n.Add(1) == 1 {
+			r.put(5, 2)
 		}
 	})
 	r.send.Policies.Stop = policy.LastSync{MaxRounds: 3}
+	res := r.migrate(context.Background())
+	r.moved(res)
+	require.EqualValues(t, 1, res.sent.Pages.Raw, "a page that is dirtied before its turn goes once")
+}
+
+// What the guest writes at any moment of a round arrives: before the round's
+// pages are cleared, between two chunks, and after the last.
+func TestWritesDuringClear(t *testing.T) {
+	const pages = 3 * 256
+	r := newRig(t, pages)
+	for i := range uint64(pages) {
+		r.put(i, 1)
+	}
+	var n atomic.Uint64
+	r.src.Hook(func(m string) {
+		if m != "Clear" && m != "Dirty" {
+			return
+		}
+		if k := n.Add(1); k < 40 {
+			for _, i := range []uint64{0, 255, 256, 511, 512, pages - 1} {
+				r.put(i, k)
+			}
+		}
+	})
+	r.send.Streams = 3
+	r.send.DowntimeLimit = 1
 	r.moved(r.migrate(context.Background()))
 }
 

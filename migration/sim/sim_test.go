@@ -162,6 +162,11 @@ func TestRandomWriters(t *testing.T) {
 		}
 		r.send.Streams = rapid.IntRange(1, 8).Draw(rt, "streams")
 		r.send.Verify = rapid.Bool().Draw(rt, "verify")
+		var err error
+		r.send.Policies.Codec, err = policy.Codecs.Parse(rapid.SampledFrom([]string{"raw", "rle", "lz4", "xbrle", "xbrle,cache=128K", "xbrle,cache=auto"}).Draw(rt, "codec"))
+		require.NoError(t, err)
+		r.send.Policies.Order, err = policy.Orders.Parse(rapid.SampledFrom(policy.Orders.Names()).Draw(rt, "order"))
+		require.NoError(t, err)
 		r.send.Policies.Stop = policy.LastSync{MaxRounds: rapid.IntRange(1, 5).Draw(rt, "rounds")}
 		if rapid.Bool().Draw(rt, "limited") {
 			r.send.Bandwidth = 400 << 20
@@ -214,7 +219,7 @@ func TestPageBecomesZeroAgain(t *testing.T) {
 func TestEveryMethodMayFail(t *testing.T) {
 	boom := errors.New("boom")
 	for _, side := range []string{"source", "target"} {
-		methods := []string{"Config", "StartDirtyLog", "Touched", "Dirty", "Pause", "SaveState", "Release"}
+		methods := []string{"Config", "StartDirtyLog", "Touched", "Clear", "Dirty", "Pause", "SaveState", "Release"}
 		if side == "target" {
 			methods = []string{"Build", "Populate", "LoadState", "Acquire", "Run"}
 		}

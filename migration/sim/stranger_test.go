@@ -39,7 +39,7 @@ func TestGarbageOnThePort(t *testing.T) {
 		"newer version": {hello(func(h *wire.Hello) { h.MinVersion, h.MaxVersion = 2, 9 }), "same release"},
 		"page size":     {hello(func(h *wire.Hello) { h.PageSize = 16384 }), "pages of 16384"},
 		"feature":       {hello(func(h *wire.Hello) { h.Features = 1 << 40 }), "features"},
-		"codec":         {hello(func(h *wire.Hello) { h.Codec = 3 }), "codec 3"},
+		"codec":         {hello(func(h *wire.Hello) { h.Codec = 200 }), "codec 200"},
 		"data stream":   {hello(func(h *wire.Hello) { h.Role = wire.RoleData }), "does not exist"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -178,7 +178,7 @@ func TestEvilSource(t *testing.T) {
 			e.raw(pageSize, wire.Run{GPA: 0, Pages: 1})
 			_ = e.data.Frame(wire.TypeZero, 0, runs(wire.Run{GPA: 0, Pages: 1}))
 		}, "twice in one round"},
-		"codec frame":            {func(e *evil) { e.put(append(e.data.Append(nil, wire.TypeCodec, 0, make([]byte, 16), 5), "12345"...)) }, "CODEC on a data stream"},
+		"codec frame":            {func(e *evil) { e.put(append(e.data.Append(nil, wire.TypeCodec, 0, make([]byte, 16), 5), "12345"...)) }, "CODEC in a session without a codec"},
 		"round out of turn":      {func(e *evil) { e.round(2, 0, false) }, "ROUND 2"},
 		"round miscounted":       {func(e *evil) { e.round(1, 7, false) }, "ROUND 1 with 7 pages"},
 		"pages after the last":   {func(e *evil) { e.round(1, 0, true); e.round(2, 0, true) }, "after the last round"},
@@ -208,7 +208,7 @@ func TestEvilSource(t *testing.T) {
 				_, _, err := migration.Receive(context.Background(), migration.AcceptFrom(ln), r.host.Build, r.recv)
 				done <- err
 			}()
-			c.do(openByHand(t, r, pages))
+			c.do(openByHand(t, r, pages, 0))
 			require.ErrorContains(t, <-done, c.says)
 			require.True(t, r.host.Target().Aborted())
 			require.Empty(t, w.Running())
@@ -218,8 +218,60 @@ func TestEvilSource(t *testing.T) {
 	}
 }
 
+// coded sends a CODEC frame of entries that all carry data.
+func (e *evil) coded(data string, cs ...wire.Coded) {
+	var body, bulk []byte
+	for _, c := range cs {
+		c.Len = uint16(len(data))
+		body, bulk = wire.AppendCoded(body, c), append(bulk, data...)
+	}
+	e.put(append(e.data.Append(nil, wire.TypeCodec, 0, body, uint32(len(bulk))), bulk...))
+}
+
+// The same for what a codec's frames may say.
+func TestEvilEncodings(t *testing.T) {
+	const xbrle = 2
+	blank := wire.Checksum(make([]byte, pageSize))
+	for name, c := range map[string]struct {
+		do   func(e *evil)
+		says string
+	}{
+		"page in the hole": {func(e *evil) { e.coded("", wire.Coded{GPA: 40 * pageSize, Codec: xbrle, Base: blank}) }, "not guest RAM"},
+		"another codec":    {func(e *evil) { e.coded("x", wire.Coded{Codec: 1}) }, "by codec 1, the session has 2"},
+		"twice": {func(e *evil) {
+			e.coded("", wire.Coded{Codec: xbrle, Base: blank}, wire.Coded{Codec: xbrle, Base: blank})
+		}, "twice in one round"},
+		"raw and encoded": {func(e *evil) {
+			e.raw(pageSize, wire.Run{Pages: 1})
+			e.coded("", wire.Coded{Codec: xbrle, Base: blank})
+		}, "twice in one round"},
+		"another base":        {func(e *evil) { e.coded("", wire.Coded{Codec: xbrle, Base: 77}) }, "the delta builds on"},
+		"no base":             {func(e *evil) { e.coded("", wire.Coded{Codec: xbrle}) }, "without the CRC"},
+		"an encoding of junk": {func(e *evil) { e.coded("\xff\xff\xff", wire.Coded{Codec: xbrle, Base: blank}) }, "malformed"},
+		"pages miscounted":    {func(e *evil) { e.coded("", wire.Coded{Codec: xbrle, Base: blank}); e.round(1, 0, false) }, "ROUND 1 with 0 pages, received were 1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := sim.NewWorld()
+			r := &rig{t: t, world: w, host: sim.NewHost(w)}
+			ln, err := net.Listen("unix", t.TempDir()+"/s")
+			require.NoError(t, err)
+			defer ln.Close()
+			r.ln = ln
+			done := make(chan error, 1)
+			go func() {
+				_, _, err := migration.Receive(context.Background(), migration.AcceptFrom(ln), r.host.Build, migration.ReceiveOptions{Silence: 5 * time.Second})
+				done <- err
+			}()
+			c.do(openByHand(t, r, 64, xbrle))
+			require.ErrorContains(t, <-done, c.says)
+			require.True(t, r.host.Target().Aborted())
+			require.NoError(t, w.Check())
+		})
+	}
+}
+
 // openByHand opens a session up to the announced extents.
-func openByHand(t *testing.T, r *rig, pages uint64) *evil {
+func openByHand(t *testing.T, r *rig, pages uint64, codec uint8) *evil {
 	open := func(h wire.Hello) (net.Conn, *wire.Writer, *wire.Reader, wire.Hello) {
 		conn, err := net.Dial("unix", r.ln.Addr().String())
 		require.NoError(t, err)
@@ -234,7 +286,7 @@ func openByHand(t *testing.T, r *rig, pages uint64) *evil {
 		require.NoError(t, answer.Decode(f.Body))
 		return conn, out, in, answer
 	}
-	h := wire.Hello{MinVersion: 1, MaxVersion: 1, Role: wire.RoleControl, PageSize: pageSize, Streams: 1}
+	h := wire.Hello{MinVersion: 1, MaxVersion: 1, Role: wire.RoleControl, PageSize: pageSize, Streams: 1, Codec: codec}
 	conn, ctl, in, answer := open(h)
 	require.NoError(t, ctl.Frame(wire.TypeConfig, wire.FlagLast, []byte(`[{"GPA":0,"Len":131072},{"GPA":1048576,"Len":131072}]`)))
 	layout := []wire.Extent{{GPA: 0, Len: pages / 2 * pageSize}, {GPA: 1 << 20, Len: pages / 2 * pageSize}}

@@ -5,8 +5,12 @@ import (
 	"fmt"
 )
 
-// runSize is the size of one entry in the body of a ZERO, RAW or CODEC frame.
-const runSize = 16
+const (
+	// runSize is the size of one entry in the body of a ZERO or RAW frame, bytes.
+	runSize = 16
+	// CodedSize is the size of one entry in the body of a CODEC frame, bytes.
+	CodedSize = runSize
+)
 
 // MaxRuns is how many entries fit in one frame.
 const MaxRuns = MaxBody / runSize
@@ -70,7 +74,7 @@ func (rs Runs) At(i int) Run {
 type Coded struct {
 	GPA   uint64 // page-aligned
 	Base  uint32
-	Len   uint16 // bytes of the encoding, 1 to PageSize-1
+	Len   uint16 // bytes of the encoding, 0 to PageSize-1: nothing at all can say that a page is as it was
 	Codec uint8  // the codec's ID, not 0
 }
 
@@ -95,7 +99,7 @@ func DecodeCoded(f *Frame) (CodedPages, error) {
 	var bytes uint64
 	for i := range cs.Len() {
 		c := cs.At(i)
-		if c.GPA%PageSize != 0 || c.Len == 0 || c.Len >= PageSize || c.Codec == 0 || f.Body[i*runSize+15] != 0 {
+		if c.GPA%PageSize != 0 || c.Len >= PageSize || c.Codec == 0 || f.Body[i*runSize+15] != 0 {
 			return CodedPages{}, fmt.Errorf("%w: CODEC entry of %d bytes by codec %d at %#x", ErrFormat, c.Len, c.Codec, c.GPA)
 		}
 		bytes += uint64(c.Len)

@@ -175,18 +175,18 @@ func TestUnreadBulkIsNoticed(t *testing.T) {
 }
 
 func TestCodedRoundTrip(t *testing.T) {
-	cs := []wire.Coded{{GPA: 4096, Base: 7, Len: 5, Codec: 1}, {GPA: 0, Len: 4095, Codec: 255}}
+	cs := []wire.Coded{{GPA: 4096, Base: 7, Len: 5, Codec: 1}, {GPA: 0, Len: 4095, Codec: 255}, {GPA: 8192, Base: 9, Codec: 2}}
 	var body []byte
 	for _, c := range cs {
 		body = wire.AppendCoded(body, c)
 	}
 	got, err := wire.DecodeCoded(&wire.Frame{Type: wire.TypeCodec, Body: body, Bulk: 4100})
 	require.NoError(t, err)
-	require.Equal(t, 2, got.Len())
+	require.Equal(t, 3, got.Len())
 	for i, c := range cs {
 		require.Equal(t, c, got.At(i))
 	}
-	for _, bad := range []wire.Coded{{GPA: 1, Len: 1, Codec: 1}, {Len: 0, Codec: 1}, {Len: 4096, Codec: 1}, {Len: 1}} {
+	for _, bad := range []wire.Coded{{GPA: 1, Len: 1, Codec: 1}, {Len: 4096, Codec: 1}, {Len: 1}} {
 		_, err := wire.DecodeCoded(&wire.Frame{Body: wire.AppendCoded(nil, bad), Bulk: uint32(bad.Len)})
 		require.ErrorIs(t, err, wire.ErrFormat)
 	}

@@ -1,0 +1,133 @@
+package sim_test
+
+import (
+	"context"
+	"encoding/binary"
+	"math/rand/v2"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"godwit/migration"
+	"godwit/migration/policy"
+)
+
+// Every codec moves pages that change a little, a lot, to zero and back, over
+// several streams, and both ends count alike. Text shrinks with those that
+// compress, a changed word with those that keep what they sent.
+func TestCodecs(t *testing.T) {
+	for _, c := range []struct {
+		codec             string
+		compressed, delta bool
+	}{{"raw", false, false}, {"rle", true, false}, {"lz4", true, false}, {"xbrle,cache=8M", false, true}, {"xbrle,cache=0", false, false}} {
+		t.Run(c.codec, func(t *testing.T) {
+			const pages = 1200
+			r := newRig(t, pages)
+			rng := rand.New(rand.NewPCG(1, 2))
+			noise := func(p []byte) {
+				for i := 0; i < len(p); i += 8 {
+					binary.LittleEndian.PutUint64(p[i:], rng.Uint64())
+				}
+			}
+			text := func(p []byte) { copy(p, strings.Repeat("a page of text ", 300)) }
+			for i := range uint64(pages) {
+				r.src.Write(r.gpa(i), []func([]byte){noise, text}[i%2])
+			}
+			rounds := 0
+			r.src.Hook(func(m string) {
+				if m != "Dirty" {
+					return
+				}
+				rounds++
+				for i := range uint64(pages) {
+					switch (i + uint64(rounds)) % 5 {
+					case 0:
+						r.src.Write(r.gpa(i), func(p []byte) { p[100]++ })
+					case 1:
+						r.src.Write(r.gpa(i), noise)
+					case 2:
+						r.src.Write(r.gpa(i), func(p []byte) { clear(p) })
+					case 3:
+						r.src.Write(r.gpa(i), func([]byte) {}) // dirty and as it was
+					}
+				}
+			})
+			var err error
+			r.send.Policies.Codec, err = policy.Codecs.Parse(c.codec)
+			require.NoError(t, err)
+			r.send.Policies.Stop = policy.LastSync{MaxRounds: 6}
+			r.send.Streams, r.send.DowntimeLimit, r.send.Verify = 3, 1, true
+			res := r.migrate(context.Background())
+			r.moved(res)
+			sent, got := res.sent.Pages, res.received.Pages
+			require.Equal(t, c.compressed, sent.Compressed > 0, "%+v", sent)
+			require.Equal(t, c.delta, sent.Delta > 0, "%+v", sent)
+			require.NotZero(t, sent.Zero)
+			sent.Skipped = 0
+			require.Equal(t, sent, got)
+		})
+	}
+}
+
+// slowCodec makes its pages long enough to encode for the pool to be asked.
+type slowCodec struct {
+	policy.Codec
+	encoded atomic.Int64
+	closed  atomic.Int64
+}
+
+func (c *slowCodec) Encode(gfn uint64, page []byte) policy.Encoding {
+	c.encoded.Add(1)
+	for range 4 {
+		c.Codec.Encode(gfn, page)
+	}
+	return c.Codec.Encode(gfn, page)
+}
+
+func (c *slowCodec) Close() error { c.closed.Add(1); return nil }
+
+func TestSlowCodecIsShared(t *testing.T) {
+	lz4, err := policy.Codecs.Parse("lz4")
+	require.NoError(t, err)
+	for _, fail := range []string{"", "SaveState"} {
+		r := newRig(t, 2000)
+		for i := range uint64(2000) {
+			r.put(i, i+1)
+		}
+		codec := &slowCodec{Codec: lz4}
+		r.send.Policies.Codec, r.send.Streams = codec, 2
+		before := goroutines()
+		if fail != "" {
+			r.src.Fail(fail, context.DeadlineExceeded)
+			res := r.migrate(context.Background())
+			require.Error(t, res.sendErr)
+			require.NoError(t, r.src.Unharmed())
+		} else {
+			r.moved(r.migrate(context.Background()))
+		}
+		require.EqualValues(t, 2000, codec.encoded.Load())
+		require.EqualValues(t, 1, codec.closed.Load(), "closed once, with the session")
+		noLeak(t, before)
+	}
+}
+
+// brokenCodec says that a page has another size.
+type brokenCodec struct{ policy.Codec }
+
+func (brokenCodec) Encode(uint64, []byte) policy.Encoding {
+	return policy.Encoding{Data: make([]byte, 5000)}
+}
+
+func TestBrokenCodec(t *testing.T) {
+	lz4, err := policy.Codecs.Parse("lz4")
+	require.NoError(t, err)
+	r := newRig(t, 64)
+	r.put(3, 4)
+	r.send.Policies.Codec = brokenCodec{lz4}
+	res := r.migrate(context.Background())
+	require.ErrorContains(t, res.sendErr, "codec 1 made 5000 bytes of page 0x3000")
+	require.ErrorIs(t, res.sendErr, migration.ErrMemory)
+	require.NoError(t, r.src.Unharmed())
+}
