@@ -9,7 +9,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ErrAddress marks a text that is no address of a migration.
@@ -83,7 +86,8 @@ func (a Address) Dial(ctx context.Context) (net.Conn, error) {
 }
 
 // Listen waits for connections there. A unix socket that nobody listens on any
-// more is replaced; it is made with mode 0600 and removed by Close.
+// more is replaced; it is never anybody else's to connect to, and removed by
+// Close.
 // A file has no listener.
 func (a Address) Listen() (net.Listener, error) {
 	if a.Network == "unix" {
@@ -111,33 +115,58 @@ func checkSocketPath(path string) error {
 	return nil
 }
 
-// listenUnix makes a socket with mode 0600. Where one is left behind by a
-// process that is gone, it is replaced; one that answers is an error.
+// listenUnix makes a socket that only its user can connect to. Where one is left
+// behind by a process that is gone, it is replaced.
 func listenUnix(path string) (net.Listener, error) {
 	if err := checkSocketPath(path); err != nil {
 		return nil, err
 	}
-	if st, err := os.Lstat(path); err == nil {
-		if st.Mode()&fs.ModeSocket == 0 {
-			return nil, fmt.Errorf("listen on %q: a file that is no socket is there; choose another path", path)
-		}
-		if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
-			_ = conn.Close() // it served its purpose
-			return nil, fmt.Errorf("listen on %q: another process listens there; stop it or choose another path", path)
-		}
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("listen on %q: remove the socket left behind: %w", path, err)
-		}
+	if err := removeLeftBehind(path); err != nil {
+		return nil, fmt.Errorf("listen on %q: %w", path, err)
 	}
-	l, err := net.Listen("unix", path)
+	lc := net.ListenConfig{Control: ownerOnly}
+	l, err := lc.Listen(context.Background(), "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %q: %w", path, err)
 	}
-	// Between bind and chmod the mode is what the umask left; a client that got
-	// in then may be served, so nobody is accepted before.
-	if err := os.Chmod(path, 0o600); err != nil {
-		_ = l.Close() // the first error says more
-		return nil, fmt.Errorf("listen on %q: %w", path, err)
-	}
 	return l, nil
+}
+
+// ownerOnly gives a socket mode 0600 before it is bound: the file takes its mode
+// from the socket (Linux, net/unix/af_unix.c, unix_bind_bsd), so that at no time
+// others can connect, whatever the umask says.
+func ownerOnly(_, _ string, c syscall.RawConn) error {
+	var err error
+	if e := c.Control(func(fd uintptr) { err = os.NewSyscallError("fchmod", unix.Fchmod(int(fd), 0o600)) }); e != nil {
+		return e
+	}
+	return err
+}
+
+// removeLeftBehind removes the socket of a process that is gone. Only a refusal
+// says so: a listener with a full backlog fails a connection, too.
+func removeLeftBehind(path string) error {
+	st, err := os.Lstat(path)
+	if err != nil {
+		return nil // nothing is there, or bind will say what is wrong
+	}
+	if st.Mode()&fs.ModeSocket == 0 {
+		return errors.New("a file that is no socket is there; choose another path")
+	}
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	switch {
+	case err == nil:
+		_ = conn.Close() // it served its purpose
+		return errors.New("another process listens there; stop it or choose another path")
+	case errors.Is(err, unix.EAGAIN):
+		return errors.New("another process listens there and is too busy to answer; stop it or choose another path")
+	case errors.Is(err, fs.ErrNotExist):
+		return nil // its owner has removed it meanwhile
+	case !errors.Is(err, unix.ECONNREFUSED):
+		return fmt.Errorf("a socket is there and it cannot be found out whose: %w; choose another path, or remove it if nobody uses it", err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove the socket left behind: %w", err)
+	}
+	return nil
 }

@@ -77,11 +77,12 @@ func (in Incoming) resolve(drives []Drive) (map[string]string, error) {
 			out[d.ID] = p
 			continue
 		}
-		if !slices.ContainsFunc(in.AllowPrefixes, func(prefix string) bool { return Below(prefix, d.PathOnHost) }) {
+		p, ok := Resolve(in.AllowPrefixes, d.PathOnHost)
+		if !ok {
 			return nil, fmt.Errorf("%w: disk %q is %q at the source and nothing here says what to open; start the receiver with --disk %s=PATH, or --allow-path PREFIX",
 				ErrIncompatible, d.ID, d.PathOnHost, d.ID)
 		}
-		out[d.ID] = d.PathOnHost
+		out[d.ID] = p
 	}
 	for id := range in.Disks {
 		if !slices.ContainsFunc(drives, func(d Drive) bool { return d.ID == id }) {
@@ -91,21 +92,26 @@ func (in Incoming) resolve(drives []Drive) (map[string]string, error) {
 	return out, nil
 }
 
-// Below tells whether path lies under prefix once links are followed, so that
-// neither ".." nor a symbolic link leads out. A path that is not absolute, or
-// does not exist, lies nowhere.
-func Below(prefix, path string) bool {
+// Resolve follows the links of path and tells whether it then lies under one of
+// prefixes, so that neither ".." nor a symbolic link leads out. What is to be
+// opened is resolved, not path, whose links may change at any time. A path that
+// is not absolute, or does not exist, lies nowhere.
+func Resolve(prefixes []string, path string) (resolved string, ok bool) {
 	if !filepath.IsAbs(path) {
-		return false
+		return "", false
 	}
-	root, err := filepath.EvalSymlinks(prefix)
+	resolved, err := filepath.EvalSymlinks(path)
 	if err != nil {
-		return false
+		return "", false
 	}
-	real, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return false
+	for _, prefix := range prefixes {
+		root, err := filepath.EvalSymlinks(prefix)
+		if err != nil {
+			continue
+		}
+		if rel, err := filepath.Rel(root, resolved); err == nil && filepath.IsLocal(rel) {
+			return resolved, true
+		}
 	}
-	rel, err := filepath.Rel(root, real)
-	return err == nil && filepath.IsLocal(rel)
+	return "", false
 }

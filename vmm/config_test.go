@@ -84,17 +84,49 @@ func FuzzIncomingConfig(f *testing.F) {
 	})
 }
 
-func TestBelow(t *testing.T) {
-	dir := t.TempDir()
-	in, out := filepath.Join(dir, "in"), filepath.Join(dir, "out")
+func TestResolve(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	require.NoError(t, err)
+	in, out, other := filepath.Join(dir, "in"), filepath.Join(dir, "out"), filepath.Join(dir, "other")
 	require.NoError(t, os.Mkdir(in, 0o700))
-	require.NoError(t, os.WriteFile(filepath.Join(in, "disk"), nil, 0o600))
+	disk := filepath.Join(in, "disk")
+	require.NoError(t, os.WriteFile(disk, nil, 0o600))
 	require.NoError(t, os.WriteFile(out, nil, 0o600))
 	require.NoError(t, os.Symlink(out, filepath.Join(in, "link")))
-	for path, want := range map[string]bool{
-		filepath.Join(in, "disk"): true, filepath.Join(in, "link"): false, filepath.Join(in, "..", "out"): false,
-		filepath.Join(in, "missing"): false, "in/disk": false, in + "x/disk": false,
+	require.NoError(t, os.Symlink(disk, filepath.Join(in, "alias")))
+	require.NoError(t, os.Symlink(in, other))
+	for path, want := range map[string]string{
+		disk: disk, filepath.Join(in, "alias"): disk, filepath.Join(other, "disk"): disk,
+		filepath.Join(in, "link"): "", filepath.Join(in, "..", "out"): "", in + "/../out": "", out: "",
+		filepath.Join(in, "missing"): "", "in/disk": "", in + "x/disk": "", "": "",
 	} {
-		require.Equal(t, want, Below(in, path), path)
+		for _, prefixes := range [][]string{{in}, {other}, {"/no/such", in}} {
+			got, ok := Resolve(prefixes, path)
+			require.Equal(t, want, got, path)
+			require.Equal(t, want != "", ok, path)
+		}
+		_, ok := Resolve(nil, path)
+		require.False(t, ok, "nothing is allowed by itself")
 	}
+}
+
+// A link that is turned elsewhere after the check does not matter any more.
+func TestIncomingDiskIsOpenedWhereItWasChecked(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	require.NoError(t, err)
+	in, out := filepath.Join(dir, "in"), filepath.Join(dir, "out")
+	require.NoError(t, os.Mkdir(in, 0o700))
+	disk, alias := filepath.Join(in, "disk"), filepath.Join(in, "alias")
+	require.NoError(t, os.WriteFile(disk, nil, 0o600))
+	require.NoError(t, os.WriteFile(out, nil, 0o600))
+	require.NoError(t, os.Symlink(disk, alias))
+	i := Incoming{AllowPrefixes: []string{in}, Disks: map[string]string{"mine": out}}
+	paths, err := i.resolve([]Drive{{ID: "its", PathOnHost: alias}, {ID: "mine", PathOnHost: "/elsewhere"}})
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(alias))
+	require.NoError(t, os.Symlink(out, alias))
+	require.Equal(t, map[string]string{"its": disk, "mine": out}, paths)
+	_, err = i.resolve([]Drive{{ID: "its", PathOnHost: alias}, {ID: "mine"}})
+	require.ErrorIs(t, err, ErrIncompatible)
+	require.ErrorContains(t, err, "--allow-path")
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -53,14 +54,30 @@ func execute(args []string) int {
 		return exitDone
 	}
 	code := codeOf(err)
-	if e := new(exitError); errors.As(err, &e) && e.err == nil {
-		return code
+	text := err.Error()
+	if e := new(exitError); errors.As(err, &e) {
+		if e.err == nil {
+			return code
+		}
+		text = oneLine(text) // cobra's own have lines that are meant
 	}
-	fmt.Fprintf(os.Stderr, "godwit: %v\n", err)
+	fmt.Fprintf(os.Stderr, "godwit: %s\n", text)
 	if code == exitUsage {
 		fmt.Fprintf(os.Stderr, "Try '%s --help'.\n", cmd.CommandPath())
 	}
 	return code
+}
+
+// oneLine puts the lines of joined errors in one, so that every message is one
+// line that starts with the program's name.
+func oneLine(text string) string {
+	var parts []string
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line != "" {
+			parts = append(parts, line)
+		}
+	}
+	return strings.Join(parts, "; ")
 }
 
 // codeOf is the exit code of an error that a command ended with. What does not

@@ -90,7 +90,7 @@ func infoText(info api.Info) string {
 	}
 	fmt.Fprintf(&b, "%s  %s\n", info.ID, info.State)
 	if n := info.LastMigration; n != nil {
-		line("migration", "%s", n.Text)
+		line("migration", "%s", oneLine(n.Text))
 	}
 	line("memory", "%d MiB %s, %d MiB of it resident", info.MemoryMiB, info.MemoryBacking, info.ResidentBytes>>20)
 	for i, n := range info.Exits {

@@ -75,7 +75,7 @@ func diagnose(ctx context.Context) (*diagnosis, error) {
 	case d.Lab.Usable:
 		d.Verdict = append(d.Verdict, "godwit lab: ready")
 	default:
-		d.Verdict = append(d.Verdict, "godwit lab: not ready: "+strings.ReplaceAll(d.Lab.Error, "\n", "; "))
+		d.Verdict = append(d.Verdict, "godwit lab: not ready: "+oneLine(d.Lab.Error))
 	}
 	return d, nil
 }

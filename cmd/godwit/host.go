@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -70,37 +71,42 @@ func newHost(h hostFlags, named string) (*host, error) {
 	return out, nil
 }
 
-// close ends everything that newHost began. It may be called again.
-func (h *host) close() error {
+// close ends everything that newHost began. What goes wrong then is said, and
+// changes nothing about how the command ends.
+func (h *host) close() {
 	h.inst.Close()
 	var err error
 	if h.server != nil {
 		err = h.server.Close(answerTime)
-		h.server = nil
 	}
-	return errors.Join(err, h.console.Close())
+	h.warn(errors.Join(err, h.console.Close()))
 }
 
+// say writes one line for the user.
 func (h *host) say(format string, a ...any) {
-	h.console.Message("godwit: " + fmt.Sprintf(format, a...) + "\n")
+	h.console.Message("godwit: " + oneLine(fmt.Sprintf(format, a...)) + "\n")
+}
+
+// warn says what went wrong, if anything, without being the command's result.
+func (h *host) warn(err error) {
+	if err != nil {
+		h.say("warning: %v", err)
+	}
+}
+
+// heeded gives SIGTERM, and those of others that this process was not started to
+// ignore: nohup has SIGHUP ignored, and a script's & has SIGINT ignored, so that
+// a Ctrl-C is for what runs in front (POSIX, Shell Command Language, 2.11).
+func heeded(others ...os.Signal) []os.Signal {
+	return append(slices.DeleteFunc(others, signal.Ignored), unix.SIGTERM)
 }
 
 // untilSignal gives a context that ends when somebody asks this process to end.
-// A second signal ends it at once: the terminal's guard cleans up. Signals that
-// the process was started to ignore, as by nohup, stay ignored.
+// A second signal ends it at once: the terminal's guard cleans up.
 func untilSignal() (context.Context, context.CancelFunc) {
 	// Whoever reads our output may go away; the guest does not end with it.
 	signal.Ignore(unix.SIGPIPE)
-	var signals []os.Signal
-	for _, s := range []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP} {
-		if !signal.Ignored(s) {
-			signals = append(signals, s)
-		}
-	}
-	if len(signals) == 0 { // none given would mean all
-		return context.WithCancel(context.Background())
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), signals...)
+	ctx, stop := signal.NotifyContext(context.Background(), heeded(unix.SIGINT, unix.SIGHUP)...)
 	context.AfterFunc(ctx, stop)
 	return ctx, stop
 }
@@ -118,12 +124,9 @@ func (h *host) run(ctx context.Context, m *vmm.Machine, rebuild func() (*vmm.Mac
 		return errors.Join(err, m.Close())
 	}
 	for {
-		exit, moved, err := h.runOnce(ctx, m)
+		exit, err := h.runOnce(ctx, m)
 		if err != nil {
 			return err
-		}
-		if moved {
-			return nil
 		}
 		switch exit.Kind {
 		case vmm.ExitFault:
@@ -133,7 +136,7 @@ func (h *host) run(ctx context.Context, m *vmm.Machine, rebuild func() (*vmm.Mac
 				h.say("the guest asked for a reset")
 				return nil
 			}
-		default:
+		default: // powered off, stopped, or it runs elsewhere
 			return nil
 		}
 		h.say("the guest asked for a reset and starts again")
@@ -143,8 +146,10 @@ func (h *host) run(ctx context.Context, m *vmm.Machine, rebuild func() (*vmm.Mac
 	}
 }
 
-// runOnce lives with one machine. moved is true when its guest went elsewhere.
-func (h *host) runOnce(ctx context.Context, m *vmm.Machine) (exit vmm.Exit, moved bool, err error) {
+// runOnce lives with one machine and tells how its guest ended. The error is of
+// one that could not start; what goes wrong when the machine is taken down, as
+// where nobody reads the console, is not how the guest ended.
+func (h *host) runOnce(ctx context.Context, m *vmm.Machine) (exit vmm.Exit, err error) {
 	h.inst.Set(m.Config().ID, m)
 	h.console.Attach(m.Input)
 	if m.State() == vmm.StateBuilt {
@@ -163,7 +168,8 @@ func (h *host) runOnce(ctx context.Context, m *vmm.Machine) (exit vmm.Exit, move
 	h.console.Attach(nil)
 	h.inst.Detach()
 	exit = m.Exit()
-	return exit, exit.Kind == vmm.ExitMigrated, errors.Join(err, m.Close())
+	h.warn(m.Close())
+	return exit, err
 }
 
 // fault reports how the guest failed.

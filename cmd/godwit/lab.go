@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -54,6 +55,9 @@ The kernel is fetched once, with apt, into $` + cacheEnv + ` or the user's cache
 			case len(args) == 0:
 				return usage("which command? as in godwit lab -- doctor")
 			}
+			if cpus == 0 {
+				cpus = labCPUs(runtime.NumCPU())
+			}
 			c := lab.Config{CacheDir: dir, MemoryMiB: int(memory), CPUs: cpus, Progress: os.Stderr}
 			if console {
 				c.Console = os.Stderr
@@ -65,12 +69,17 @@ The kernel is fetched once, with apt, into $` + cacheEnv + ` or the user's cache
 	f.BoolVar(&prepare, "prepare", false, "fetch the lab's kernel and end, as in lab --prepare")
 	f.StringVar(&cache, "cache", "", "`FOLDER` for the lab's kernel, as in --cache .cache (default $"+cacheEnv+" or the user's cache folder)")
 	f.Var(&memory, "lab-memory", "memory of the emulated machine, as in --lab-memory 4G (default 2G and what is carried in)")
-	f.IntVar(&cpus, "lab-cpus", 1, "number `N` of CPUs of the emulated machine, as in --lab-cpus 2")
+	f.IntVar(&cpus, "lab-cpus", 0, "number `N` of CPUs of the emulated machine, as in --lab-cpus 4 (default 2, or 1 where this host has one)")
 	f.BoolVar(&console, "lab-console", false, "show the outer kernel's console on stderr, as in lab --lab-console -- doctor")
 	f.SetInterspersed(false) // flags behind the command are the command's
 	f.SortFlags = false
 	return cmd
 }
+
+// labCPUs is how many CPUs the lab has by default. With two, a guest that spins
+// does not take the only one from the process that is to answer it, which has
+// been seen to stall. More than the host has would only take turns.
+func labCPUs(host int) int { return min(2, host) }
 
 func cacheDir(flag string) (string, error) {
 	if flag != "" {

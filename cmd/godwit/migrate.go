@@ -87,7 +87,7 @@ func migrate(ctx context.Context, c *api.Client, q api.MigrationRequest, asJSON 
 	done := make(chan struct{})
 	cancelled := make(chan struct{})
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, unix.SIGINT, unix.SIGTERM)
+	signal.Notify(signals, heeded(unix.SIGINT)...)
 	go func() {
 		defer close(cancelled)
 		cancelOnSignal(ctx, c, signals, done)
@@ -111,7 +111,7 @@ func cancelOnSignal(ctx context.Context, c *api.Client, signals <-chan os.Signal
 		case <-signals:
 			fmt.Fprintln(os.Stderr, "\ngodwit: cancelling the migration")
 			if err := c.CancelMigration(ctx); err != nil {
-				fmt.Fprintf(os.Stderr, "godwit: cancel: %v\n", err)
+				fmt.Fprintf(os.Stderr, "godwit: cancel: %s\n", oneLine(err.Error()))
 			}
 		case <-done:
 			return

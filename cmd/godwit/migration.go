@@ -48,7 +48,7 @@ func newMigrationStatus() *cobra.Command {
 			case st.Report == nil:
 				fmt.Printf("to %s: %s\n", st.To, progress.Line(st.Progress, false))
 			case st.Report.Error != "":
-				fmt.Printf("to %s: %s: %s\n", st.To, st.Report.Status, st.Report.Error)
+				fmt.Printf("to %s: %s: %s\n", st.To, st.Report.Status, oneLine(st.Report.Error))
 			default:
 				fmt.Print(summary(st))
 			}

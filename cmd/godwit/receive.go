@@ -33,7 +33,7 @@ as they were then, and used by nobody. PATH.restored notes that it was done: res
 and brings a warning, since two copies of one guest are seldom meant. What is wrong with the file ends the command
 with 1.
 
-The peer is not authenticated: listen where only trusted machines can connect.`,
+A peer has ` + describeTime.String() + ` to say what machine it brings. It is not authenticated: listen where only trusted machines can connect.`,
 		Example: `  godwit receive --listen tcp:0.0.0.0:7000 --disk vda=/srv/root.img
   godwit receive --listen unix:in.sock --allow-path /srv/images --api-sock vm2.sock
   godwit receive --listen file:/srv/web.saved --disk vda=/srv/root.img --name web`,
@@ -68,14 +68,14 @@ type receiver struct {
 	once  bool
 }
 
-func (r *receiver) serve(addr api.Address, hf hostFlags, name string) (err error) {
+func (r *receiver) serve(addr api.Address, hf hostFlags, name string) error {
 	ctx, stop := untilSignal()
 	defer stop()
 	h, err := newHost(hf, name)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, h.close()) }()
+	defer h.close()
 	m, err := r.arrive(ctx, h, addr)
 	if ctx.Err() != nil && m == nil {
 		return &exitError{code: exitFailed, err: errors.New("ended before a machine came")}
@@ -99,7 +99,8 @@ func (r *receiver) arrive(ctx context.Context, h *host, addr api.Address) (*vmm.
 		return nil, err
 	}
 	m, err := r.wait(ctx, h, l)
-	return m, errors.Join(err, l.Close())
+	h.warn(l.Close()) // whatever comes of it, a guest that has arrived runs
+	return m, err
 }
 
 // incoming is what a machine that comes may have here.
@@ -110,6 +111,7 @@ func (r *receiver) incoming(h *host) vmm.Incoming {
 // wait takes migrations until one succeeds.
 func (r *receiver) wait(ctx context.Context, h *host, l net.Listener) (*vmm.Machine, error) {
 	in := r.incoming(h)
+	accept := acceptPatiently(migration.AcceptFrom(l), h.warn)
 	h.say("listening on %s:%s", l.Addr().Network(), l.Addr())
 	for {
 		var m *vmm.Machine
@@ -117,7 +119,7 @@ func (r *receiver) wait(ctx context.Context, h *host, l net.Listener) (*vmm.Mach
 			m = b
 			fitProcs(b.Config().Machine.VCPUCount)
 		}
-		_, rep, err := migration.Receive(ctx, migration.AcceptFrom(l), vmm.BuildTarget(in, built), migration.ReceiveOptions{})
+		_, rep, err := receiveSoon(ctx, describeTime, accept, vmm.BuildTarget(in, built))
 		switch {
 		case err == nil:
 			h.say("the machine %q has arrived: %.0f ms, %d pages, %d of them zero", m.Config().ID, rep.TotalMS, rep.Pages.Raw+rep.Pages.Zero, rep.Pages.Zero)
@@ -125,7 +127,7 @@ func (r *receiver) wait(ctx context.Context, h *host, l net.Listener) (*vmm.Mach
 				h.say("%s", rep.Error)
 			}
 			return m, nil
-		case r.once || ctx.Err() != nil:
+		case r.once || ctx.Err() != nil || errors.Is(err, errDeaf):
 			return nil, err
 		}
 		h.say("a migration failed: %v", err)
@@ -137,22 +139,35 @@ func (r *receiver) wait(ctx context.Context, h *host, l net.Listener) (*vmm.Mach
 // were opened here and, where the operator allows its path, the kernel that the
 // source named.
 func (r *receiver) rebuild(h *host, m *vmm.Machine) (*vmm.Machine, error) {
-	cfg := m.Config()
-	for _, path := range []string{cfg.BootSource.KernelImagePath, cfg.BootSource.InitrdPath} {
-		if path != "" && !r.allows(path) {
-			return nil, fmt.Errorf("its %q is named by the source and not below an --allow-path; start it with godwit run", path)
-		}
-	}
-	cfg.Drives = slices.Clone(cfg.Drives)
-	for i, d := range cfg.Drives {
-		if path, ok := r.disks[d.ID]; ok {
-			cfg.Drives[i].PathOnHost = path
-		}
+	cfg, err := r.here(m.Config())
+	if err != nil {
+		return nil, err
 	}
 	return vmm.New(cfg, vmm.Options{Serial: h.console})
 }
 
-// allows says whether path lies below an --allow-path once links are followed.
-func (r *receiver) allows(path string) bool {
-	return slices.ContainsFunc(r.allow, func(prefix string) bool { return vmm.Below(prefix, path) })
+// here gives cfg with the paths that its parts have here, or refuses it: what
+// the source named is opened only below an --allow-path.
+func (r *receiver) here(cfg vmm.Config) (vmm.Config, error) {
+	cfg.Drives = slices.Clone(cfg.Drives)
+	paths := []*string{&cfg.BootSource.KernelImagePath, &cfg.BootSource.InitrdPath}
+	for i := range cfg.Drives {
+		d := &cfg.Drives[i]
+		if path, ok := r.disks[d.ID]; ok {
+			d.PathOnHost = path
+		} else {
+			paths = append(paths, &d.PathOnHost)
+		}
+	}
+	for _, p := range paths {
+		if *p == "" {
+			continue
+		}
+		path, ok := vmm.Resolve(r.allow, *p)
+		if !ok {
+			return cfg, fmt.Errorf("its %q is named by the source and not below an --allow-path; start it with godwit run", *p)
+		}
+		*p = path
+	}
+	return cfg, nil
 }

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"errors"
-
 	"github.com/spf13/cobra"
 
 	"godwit/vmm"
@@ -17,7 +15,8 @@ func newRun() *cobra.Command {
 		Long: `Run a machine until its guest ends.
 
 A guest that powers off ends the command with 0. One that resets starts again, unless --no-reboot. One that faults
-or panics ends it with 3 and a report on stderr. SIGTERM, SIGINT and Ctrl-a x on the console stop the machine.
+or panics ends it with 3 and a report on stderr. SIGTERM and Ctrl-a x on the console stop the machine; so do SIGINT
+and SIGHUP, unless the command was started with them ignored, as a script's & does with SIGINT and nohup with SIGHUP.
 When the guest has been migrated away the command ends with 0 and says where it went.
 
 With --name NAME and no --api-sock, the API socket is godwit/NAME.sock below $XDG_RUNTIME_DIR, or below /run for root.`,
@@ -39,7 +38,7 @@ With --name NAME and no --api-sock, the API socket is godwit/NAME.sock below $XD
 	return cmd
 }
 
-func runMachine(cfg vmm.Config, hf hostFlags, named string) (err error) {
+func runMachine(cfg vmm.Config, hf hostFlags, named string) error {
 	ctx, stop := untilSignal()
 	defer stop()
 	fitProcs(max(cfg.Machine.VCPUCount, 1))
@@ -47,7 +46,7 @@ func runMachine(cfg vmm.Config, hf hostFlags, named string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, h.close()) }()
+	defer h.close()
 	build := func() (*vmm.Machine, error) { return vmm.New(cfg, vmm.Options{Serial: h.console}) }
 	m, err := build()
 	if err != nil {

@@ -47,7 +47,7 @@ func move(t testing.TB, m *vmm.Machine, out *console, in vmm.Incoming, o migrati
 	return arrived
 }
 
-var countLine = regexp.MustCompile(`count (\d+) t=(\d+)\r?\n`)
+var countLine = regexp.MustCompile(`count (\d+) t=(\d+)\D`)
 
 // counts gives the numbers that witness has counted so far; it checks that they
 // have neither gap nor repeat and that their times never go back.
