@@ -11,6 +11,9 @@ const (
 	pieceTime = 5 * time.Millisecond
 	minPiece  = 4 << 10
 	maxPiece  = 256 << 10
+	// creditTime is how much unused time may be made up for: it covers wake-ups that
+	// come late on a busy machine, and no more.
+	creditTime = 20 * time.Millisecond
 	// napMax bounds a wait, so that a new limit is noticed soon.
 	napMax = 50 * time.Millisecond
 )
@@ -55,8 +58,8 @@ func (l *limiter) take(n int, now time.Time) time.Duration {
 		return 0
 	}
 	rate := float64(l.rate)
-	// Unused time is worth at most one piece: no burst after a pause.
-	l.balance = min(l.balance+now.Sub(l.at).Seconds()*rate, rate*pieceTime.Seconds())
+	// Unused time is worth little: no burst after a pause.
+	l.balance = min(l.balance+now.Sub(l.at).Seconds()*rate, rate*creditTime.Seconds())
 	l.at = now
 	if l.balance >= 0 {
 		l.balance -= float64(n)

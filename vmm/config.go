@@ -70,6 +70,9 @@ type MachineConfig struct {
 	MemSizeMiB int `json:"mem_size_mib"`
 	// MemoryBacking is "anon" (the default) or "memfd".
 	MemoryBacking string `json:"memory_backing,omitempty"`
+	// Tracker is how a migration finds what the guest writes: "log" (the default)
+	// or "ring". It is settled when the machine is made and travels with it.
+	Tracker string `json:"tracker,omitempty"`
 }
 
 // GuestMetronome is the built-in guest of boot/metronome.
@@ -99,6 +102,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Machine.MemoryBacking == "" {
 		c.Machine.MemoryBacking = guestmem.Anon.String()
+	}
+	if c.Machine.Tracker == "" {
+		c.Machine.Tracker = TrackerLog
 	}
 	c.Drives = append([]Drive(nil), c.Drives...)
 	for i := range c.Drives {
@@ -137,6 +143,9 @@ func (c Config) validate(incoming bool) error {
 	}
 	if _, err := guestmem.ParseBacking(m.MemoryBacking); err != nil {
 		return bad("%v", err)
+	}
+	if m.Tracker != TrackerLog && m.Tracker != TrackerRing {
+		return bad("tracker %q; use %s or %s", m.Tracker, TrackerLog, TrackerRing)
 	}
 	if len(c.Drives) > MaxDrives {
 		return bad("%d drives; at most %d", len(c.Drives), MaxDrives)

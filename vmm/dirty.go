@@ -47,6 +47,37 @@ func (m *memory) setFlags(flags uint32) error {
 	return nil
 }
 
+// slotRange is where a slot lies, in guest frames.
+type slotRange struct{ base, pages uint64 }
+
+// slots lists where the slots lie, by number.
+func (m *memory) slots() (out []slotRange) {
+	for _, r := range m.Regions() {
+		out = append(out, slotRange{r.GPA >> guestmem.PageShift, uint64(len(r.Bytes)) >> guestmem.PageShift})
+	}
+	return out
+}
+
+// track makes the tracker that the configuration names, before the first vCPU.
+func (m *memory) track(name string) (err error) {
+	var t tracker
+	if name == TrackerRing {
+		t, err = newRingTracker(m)
+	} else {
+		t, err = newLogTracker(m)
+	}
+	if err == nil {
+		m.tracker = t
+	}
+	return err
+}
+
+// ring is the tracker where it is a ring, else nil.
+func (m *memory) ring() *ringTracker {
+	r, _ := m.tracker.(*ringTracker)
+	return r
+}
+
 // startLog begins to record what is written. What the VMM wrote before is of no
 // interest: whoever starts a log reads all touched pages afterwards.
 func (m *memory) startLog() error {

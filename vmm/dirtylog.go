@@ -43,18 +43,12 @@ type logTracker struct {
 	windows sync.Pool // of *[clearWindow]uint64
 }
 
-// slotRange is where a slot lies, in guest frames.
-type slotRange struct{ base, pages uint64 }
-
 func newLogTracker(m *memory) (*logTracker, error) {
 	offered, err := m.vm.CheckExtension(kvm.CapManualDirtyLogProtect2)
 	if err != nil {
 		return nil, err
 	}
-	t := &logTracker{m: m, atOnce: protectAtOnce}
-	for _, r := range m.Regions() {
-		t.slots = append(t.slots, slotRange{r.GPA >> guestmem.PageShift, uint64(len(r.Bytes)) >> guestmem.PageShift})
-	}
+	t := &logTracker{m: m, slots: m.slots(), atOnce: protectAtOnce}
 	if offered&kvm.DirtyLogManualProtectEnable != 0 {
 		t.manual = offered & (kvm.DirtyLogManualProtectEnable | kvm.DirtyLogInitiallySet)
 	}

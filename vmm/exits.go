@@ -29,6 +29,14 @@ func (v *VCPU) handleExit() (exit Exit, over bool) {
 		} else {
 			v.m.mmio.Read(io.Addr, io.Data)
 		}
+	case kvm.ExitDirtyRingFull:
+		ring := v.m.mem.ring()
+		if ring == nil {
+			return v.faultExit("dirty ring is full", "this machine has none: a bug of the host's KVM")
+		}
+		if err := ring.full(); err != nil {
+			return v.faultExit(err.Error(), "")
+		}
 	case kvm.ExitIntr, kvm.ExitIRQWindowOpen:
 		// The wish is looked at by the caller.
 	case kvm.ExitShutdown:

@@ -15,6 +15,7 @@ type Info struct {
 	VCPUs         int         `json:"vcpus"`
 	MemoryMiB     int         `json:"memory_mib"`
 	MemoryBacking string      `json:"memory_backing"`
+	Tracker       string      `json:"tracker"`
 	ResidentBytes uint64      `json:"resident_bytes"` // guest memory that the host has given
 	Exits         []uint64    `json:"exits"`          // returns of KVM_RUN, by vCPU
 	BootMarks     []BootMark  `json:"boot_marks"`
@@ -61,6 +62,7 @@ func (m *Machine) Info() (Info, error) {
 		VCPUs:         len(m.vcpus),
 		MemoryMiB:     m.cfg.Machine.MemSizeMiB,
 		MemoryBacking: m.cfg.Machine.MemoryBacking,
+		Tracker:       m.cfg.Machine.Tracker,
 		ResidentBytes: resident,
 		BootMarks:     []BootMark{},
 		Drives:        []DriveInfo{},

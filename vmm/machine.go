@@ -163,7 +163,7 @@ func (m *Machine) createMemory() error {
 		return err
 	}
 	m.mem = &memory{Memory: ram, vm: m.vm}
-	if m.mem.tracker, err = newLogTracker(m.mem); err != nil {
+	if err := m.mem.track(m.cfg.Machine.Tracker); err != nil {
 		return err
 	}
 	return m.mem.setFlags(0)
@@ -180,6 +180,11 @@ func (m *Machine) createVCPUs() error {
 			return err
 		}
 		m.vcpus = append(m.vcpus, newVCPU(m, id, fd))
+		if ring := m.mem.ring(); ring != nil {
+			if err := ring.attach(fd); err != nil {
+				return err
+			}
+		}
 		if err := fd.SetCPUID(vcpuCPUID(m.cpuid, id, n)); err != nil {
 			return err
 		}
@@ -412,6 +417,11 @@ func (m *Machine) Close() error {
 		}
 	}
 	err := m.dev.close()
+	if m.mem != nil {
+		if ring := m.mem.ring(); ring != nil {
+			err = errors.Join(err, ring.close())
+		}
+	}
 	for _, v := range m.vcpus {
 		v.fd.Close()
 	}

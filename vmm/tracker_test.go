@@ -9,23 +9,28 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"godwit/boot/metronome"
 	"godwit/kvm/guestmem"
+	"godwit/migration"
 )
 
 // trackers are the ways to follow the guest's writes, each a change to a machine
 // that has not run yet.
 var trackers = []struct {
-	name string
-	use  func(*memory)
+	name, kind string
+	entries    int // of a ring
+	use        func(*memory)
 }{
-	{"log", func(*memory) {}},
-	{"log/protected at once", func(m *memory) { m.tracker.(*logTracker).atOnce = 1 << 40 }},
-	{"log/initially set", func(m *memory) { m.tracker.(*logTracker).atOnce = 0 }},
-	{"log/classic", func(m *memory) { m.tracker.(*logTracker).manual = 0 }},
+	{"log", TrackerLog, 0, func(*memory) {}},
+	{"log/protected at once", TrackerLog, 0, func(m *memory) { m.tracker.(*logTracker).atOnce = 1 << 40 }},
+	{"log/initially set", TrackerLog, 0, func(m *memory) { m.tracker.(*logTracker).atOnce = 0 }},
+	{"log/classic", TrackerLog, 0, func(m *memory) { m.tracker.(*logTracker).manual = 0 }},
+	{"ring", TrackerRing, ringEntries, func(*memory) {}},
+	{"ring/always full", TrackerRing, 1024, func(*memory) {}},
 }
 
 // TestTrackers is the suite that every tracker passes: a copy of guest memory
@@ -37,7 +42,9 @@ func TestTrackers(t *testing.T) {
 		for _, cpus := range []int{1, 2} {
 			t.Run(fmt.Sprintf("%s/%d", tr.name, cpus), func(t *testing.T) {
 				cfg := metronomeConfig("fill=32 ws=16 rate=20000 beat=20")
-				cfg.Machine.VCPUCount = cpus
+				cfg.Machine.VCPUCount, cfg.Machine.Tracker = cpus, tr.kind
+				defer func(n int) { ringEntries = n }(ringEntries)
+				ringEntries = max(tr.entries, 1)
 				out := newConsole()
 				m, err := New(cfg, Options{Serial: out})
 				require.NoError(t, err)
@@ -82,6 +89,10 @@ func (f *follower) follow(rounds int) {
 	before := make([]uint64, mem.words())
 	require.NoError(t, mem.dirty(before))
 	require.LessOrEqual(t, count(before), pages+guestmem.PageSize/8, "memory that was never touched is not dirty")
+	if ring := mem.ring(); ring != nil && ringEntries < 4096 { // fewer than the working set has pages
+		was := ring.fulls.Load()
+		require.Eventually(t, func() bool { return ring.fulls.Load() > was }, time.Minute, time.Millisecond)
+	}
 	for range rounds {
 		// From here on a write counts as dirty: seen below, or asked for again.
 		require.NoError(t, mem.WriteAt([]byte{byte(f.rng.Uint32())}, metronome.MailboxGPA+f.rng.Uint64N(4096)))
@@ -205,4 +216,28 @@ func BenchmarkClearChunk(b *testing.B) {
 			}
 		})
 	}
+}
+
+func TestTrackerTravels(t *testing.T) {
+	cfg := metronomeConfig("fill=64 ws=32 rate=5000 beat=50")
+	cfg.Machine.Tracker = TrackerRing
+	m, out := start(t, cfg)
+	before := lastBeat(t, out, 2)
+	for range 2 {
+		next, rep := move(t, m, migration.SendOptions{Verify: true, Streams: 2}, out)
+		require.Equal(t, rep.Verify.Source, rep.Verify.Destination)
+		require.NotNil(t, next.mem.ring(), "a destination tracks as its source did")
+		after := lastBeat(t, out, 2)
+		require.Greater(t, after.Writes, before.Writes)
+		require.Zero(t, after.Bad)
+		m, before = next, after
+	}
+	cfg.Machine.Tracker = "guesswork"
+	_, err := New(cfg, Options{})
+	require.ErrorContains(t, err, `tracker "guesswork"; use log or ring`)
+	defer func(n int) { ringEntries = n }(ringEntries)
+	ringEntries = 1 << 20
+	cfg.Machine.Tracker = TrackerRing
+	_, err = New(cfg, Options{})
+	require.ErrorContains(t, err, `use tracker "log"`)
 }

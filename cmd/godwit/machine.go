@@ -18,10 +18,10 @@ const defaultName = "godwit"
 
 // machineFlags describe a machine.
 type machineFlags struct {
-	config, kernel, guest, initrd, appendArgs, cmdline, name, backing string
-	memory                                                            memoryValue
-	cpus                                                              int
-	disks                                                             drivesValue
+	config, kernel, guest, initrd, appendArgs, cmdline, name, backing, tracker string
+	memory                                                                     memoryValue
+	cpus                                                                       int
+	disks                                                                      drivesValue
 }
 
 func (m *machineFlags) add(f *pflag.FlagSet) {
@@ -36,6 +36,7 @@ func (m *machineFlags) add(f *pflag.FlagSet) {
 	f.IntVar(&m.cpus, "cpus", 0, "number `N` of vCPUs, as in --cpus 4 (default 1)")
 	f.StringVar(&m.name, "name", "", "`NAME` of the machine; also puts its API socket where the other commands' --name finds it; as in --name web")
 	f.StringVar(&m.backing, "memory-backing", "", "`KIND` of guest memory: anon (the default, huge pages) or memfd, as in --memory-backing memfd")
+	f.StringVar(&m.tracker, "tracker", "", "`KIND` of dirty tracking for migrations: log (the default) or ring, as in --tracker ring")
 }
 
 // build merges file and flags.
@@ -67,6 +68,7 @@ func (m *machineFlags) build(f *pflag.FlagSet) (vmm.Config, error) {
 	set(f, "cpus", &cfg.Machine.VCPUCount, m.cpus)
 	set(f, "memory", &cfg.Machine.MemSizeMiB, int(m.memory))
 	set(f, "memory-backing", &cfg.Machine.MemoryBacking, m.backing)
+	set(f, "tracker", &cfg.Machine.Tracker, m.tracker)
 	set(f, "disk", &cfg.Drives, []vmm.Drive(m.disks))
 	if f.Changed("cpus") && m.cpus < 1 {
 		return cfg, usage("%d vCPUs; give at least 1, as in --cpus 2", m.cpus)
