@@ -89,6 +89,7 @@ func TestMoveUnderLoad(t *testing.T) {
 			}
 			typeLine(t, m, "poweroff")
 			require.Equal(t, vmm.ExitPowerOff, waitEnd(t, m, out).Kind, out)
+			require.NoError(t, m.Close()) // and with it all that the guest wrote is out
 			text := out.String()
 			require.NotContains(t, text, "witness ERROR")
 			require.Contains(t, text, "vectors=256")
@@ -97,7 +98,6 @@ func TestMoveUnderLoad(t *testing.T) {
 			require.Equal(t, "0", done[2])
 			require.Equal(t, done[1], done[3], "every counted line is in the file")
 			require.Equal(t, done[1], strconv.Itoa(counts(t, text)))
-			require.NoError(t, m.Close())
 			requireClean(t, disk)
 		})
 	}
