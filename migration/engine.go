@@ -15,7 +15,7 @@ import (
 
 // maxConfig and maxState bound what a peer may send as CONFIG and STATE, bytes.
 const (
-	maxConfig = 16 << 20
+	maxConfig = 1 << 20
 	maxState  = 256 << 20
 )
 

@@ -187,6 +187,7 @@ func SaveFile(ctx context.Context, src Source, path string, o SendOptions) (rep 
 			_ = os.Remove(tmp.Name()) // err is the failure to report
 		}
 	}()
+	renamed := false
 	last := func() error {
 		if err := tmp.Sync(); err != nil {
 			return err
@@ -197,6 +198,7 @@ func SaveFile(ctx context.Context, src Source, path string, o SendOptions) (rep 
 		if err := os.Rename(tmp.Name(), path); err != nil {
 			return err
 		}
+		renamed = true
 		dir, err := os.Open(filepath.Dir(path))
 		if err != nil {
 			return err
@@ -208,6 +210,10 @@ func SaveFile(ctx context.Context, src Source, path string, o SendOptions) (rep 
 	}
 	if err = last(); err != nil {
 		f := fileWriter{src: src, paused: true, released: true}
+		// The machine runs on, so no file may stay that looks like its saved self.
+		if renamed {
+			err = errors.Join(err, os.Remove(path))
+		}
 		err = also(fmt.Errorf("%w: write %q: %w", ErrFile, path, err), f.undo())
 		rep.Status, rep.Error = Failed, err.Error()
 	}

@@ -31,11 +31,29 @@ type patient struct {
 	silence time.Duration
 }
 
-func (p patient) Read(b []byte) (int, error) {
-	if err := p.SetReadDeadline(time.Now().Add(p.silence)); err != nil {
+func (p patient) Read(b []byte) (int, error) { return readWithin(p.Conn, b, p.silence) }
+
+// readWithin reads from conn and fails after a silence. A deadline also passes
+// while this process itself stands still (stopped, suspended, starved), and
+// then says nothing about the peer: what came meanwhile waits to be read, and a
+// peer that stood still with us needs its time again.
+func readWithin(conn net.Conn, b []byte, silence time.Duration) (int, error) {
+	began := time.Now()
+	if err := conn.SetReadDeadline(began.Add(silence)); err != nil {
 		return 0, err
 	}
-	return p.Conn.Read(b)
+	n, err := conn.Read(b)
+	if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		return n, err
+	}
+	again := silence / 10
+	if time.Since(began) > silence+keepaliveEvery(silence) {
+		again = silence
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(again)); err != nil {
+		return 0, err
+	}
+	return conn.Read(b)
 }
 
 // openStream sends our first frame on a new connection and reads the peer's

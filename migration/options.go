@@ -32,8 +32,8 @@ const (
 // Limits of SendOptions and ReceiveOptions.
 const (
 	MaxStreams = wire.MaxStreams
-	// MinBandwidth is the smallest bandwidth limit, bytes per second: below it one
-	// page could take longer than the silence that counts as a failure.
+	// MinBandwidth is the smallest bandwidth limit, bytes per second and stream:
+	// below it one page could take longer than the silence that counts as a failure.
 	MinBandwidth = 64 << 10
 	maxSilence   = time.Hour
 	minSilence   = 20 * time.Millisecond
@@ -54,7 +54,7 @@ type SendOptions struct {
 	Mode          Mode          // "" means PreCopy
 	VMID          string        // tells the destination's operator which VM comes, at most 64 bytes
 	Streams       int           // data streams, 1 to MaxStreams; 0 means 1
-	Bandwidth     int64         // bytes per second of all streams together, at least MinBandwidth; 0 means no limit
+	Bandwidth     int64         // bytes per second of all streams together, at least MinBandwidth a stream; 0 means no limit
 	DowntimeLimit time.Duration // what the stop rule aims at; 0 means DefaultDowntimeLimit
 	Timeout       time.Duration // of the whole migration up to GO; 0 means none
 	Verify        bool          // compare hashes of guest memory before GO, outside the quoted downtime
@@ -96,7 +96,7 @@ func (o SendOptions) withDefaults() (SendOptions, error) {
 	case o.Timeout < 0:
 		return o, fmt.Errorf("%w: timeout %v is negative", ErrOptions, o.Timeout)
 	}
-	if err := checkBandwidth(o.Bandwidth); err != nil {
+	if err := checkBandwidth(o.Bandwidth, o.Streams); err != nil {
 		return o, err
 	}
 	if err := checkDowntimeLimit(o.DowntimeLimit); err != nil {
@@ -134,9 +134,9 @@ func (o ReceiveOptions) withDefaults() (ReceiveOptions, error) {
 	return o, checkSilence(o.Silence)
 }
 
-func checkBandwidth(b int64) error {
-	if b != 0 && b < MinBandwidth {
-		return fmt.Errorf("%w: bandwidth %d bytes/s, must be 0 (no limit) or at least %d", ErrOptions, b, MinBandwidth)
+func checkBandwidth(b int64, streams int) error {
+	if least := int64(MinBandwidth * streams); b != 0 && b < least {
+		return fmt.Errorf("%w: bandwidth %d bytes/s, must be 0 (no limit) or at least %d for %d streams", ErrOptions, b, least, streams)
 	}
 	return nil
 }

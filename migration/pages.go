@@ -151,11 +151,8 @@ type inStream struct {
 // Read is the connection's, with a deadline, counting what comes in and
 // acknowledging it even in the middle of a long frame.
 func (st *inStream) Read(b []byte) (int, error) {
+	n, err := readWithin(st.conn, b, st.r.o.Silence)
 	now := time.Now()
-	if err := st.conn.SetReadDeadline(now.Add(st.r.o.Silence)); err != nil {
-		return 0, err
-	}
-	n, err := st.conn.Read(b)
 	st.bytes += uint64(n)
 	st.r.received.Add(uint64(n))
 	if err == nil && st.open && (st.bytes-st.ackedAt >= ackBytes || now.Sub(st.ackTime) >= st.ackEvery) {

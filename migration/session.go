@@ -130,7 +130,7 @@ func (s *Session) Progress() Progress {
 // SetBandwidth changes the limit of all streams together, bytes per second; 0
 // means none.
 func (s *Session) SetBandwidth(bytesPerSecond int64) error {
-	if err := checkBandwidth(bytesPerSecond); err != nil {
+	if err := checkBandwidth(bytesPerSecond, s.o.Streams); err != nil {
 		return err
 	}
 	return s.change(func() { s.limit.set(bytesPerSecond) })

@@ -48,10 +48,14 @@ for log in "$dir/race" "$dir/plain"; do
 		jq -rj --arg p "$package" --arg t "$name" 'select(.Action == "output" and .Package == $p and .Test == $t) | .Output' "$log" | tail -n 60
 	done
 done
-if [ $status != 0 ]; then
-	# Build failures, and output that belongs to no test.
-	jq -rj 'select(.Action == "build-output" or (.Action == "output" and (.Test | not))) | .Output' "$dir/race" | tail -n 60
-fi
+# A build that failed, and a package that failed in none of its tests: a crash, a machine that did not come up.
+jq -rj 'select(.Action == "build-output") | .Output' "$dir/race" | tail -n 60
+jq -r 'select(.Action == "fail" and (.Test | not)) | .Package' "$dir/race" | while read -r package; do
+	if ! tests "$dir/race" fail | grep -q "^$package "; then
+		echo "=== $package"
+		jq -rj --arg p "$package" 'select(.Action == "output" and .Package == $p) | .Output' "$dir/race" | tail -n 80
+	fi
+done
 # A parent counts as skipped or passed by itself; only names that passed nowhere stay skipped.
 tests "$dir/plain" pass | sort -u >"$dir/rescued"
 comm -23 "$dir/skipped" "$dir/rescued" >"$dir/missed"

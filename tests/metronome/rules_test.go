@@ -16,6 +16,7 @@ import (
 	"godwit/migration/policy"
 	"godwit/migration/sabotage"
 	"godwit/migration/wire"
+	"godwit/vmm"
 )
 
 // busy is a guest of 8192 pages that writes to 20,000 a second, here and there. In
@@ -42,6 +43,9 @@ func (c *copyHere) sourceWrites(ctx context.Context, n uint64) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if c.m.State() != vmm.StateRunning {
+			return nil // paused for the last round
+		}
 		time.Sleep(time.Millisecond)
 	}
 	return err
@@ -62,9 +66,26 @@ func (c *beforeRound) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// Between the reading of a round's pages and the next look at the log the guest
-// writes a lot. Only if bits are cleared before pages are read do these writes
-// arrive.
+// afterPages calls f after page data has left, for the first few writes.
+type afterPages struct {
+	net.Conn
+	left int
+	f    func() error
+}
+
+func (c *afterPages) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if err == nil && len(p) >= metronome.PageSize && c.left > 0 {
+		c.left--
+		err = c.f()
+	}
+	return n, err
+}
+
+// Between the reading of a chunk's pages and the end of its sending the guest
+// writes a lot, some of it to the chunk. Only if bits are cleared before pages
+// are read do these writes arrive: each stream waits 16 times for 300 writes to
+// 8192 pages, some nine of which meet its chunk of 256.
 func TestRuleClearOrder(t *testing.T) {
 	t.Parallel()
 	c := bootHere(t, guest(2, 128, busy))
@@ -72,7 +93,7 @@ func TestRuleClearOrder(t *testing.T) {
 	next, _, err := c.move(route{
 		o: migration.SendOptions{Streams: 2, Policies: policy.Set{Stop: rounds(3)}},
 		dialed: func(conn net.Conn, index int) net.Conn {
-			return &beforeRound{conn, func() error { return c.sourceWrites(ctx, someWrites) }}
+			return &afterPages{conn, 16, func() error { return c.sourceWrites(ctx, 300) }}
 		},
 	})
 	require.NoError(t, err)
