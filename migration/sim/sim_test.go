@@ -363,7 +363,7 @@ func TestRetuneAndWatch(t *testing.T) {
 	for i := range uint64(4000) {
 		r.put(i, i+1)
 	}
-	r.send.Bandwidth, r.send.Streams = migration.MinBandwidth, 3
+	r.send.Bandwidth, r.send.Streams = 3*migration.MinBandwidth, 3
 	s, err := migration.NewSession(r.src, r.dial, r.send)
 	require.NoError(t, err)
 	done := make(chan struct{})
