@@ -260,7 +260,8 @@ const (
 // it. A kick that comes between the waiter's last look and its HLT is kept in
 // KVM's pv_unhalted, which no ioctl saves while the vCPU counts as runnable:
 // the waiter would sleep for ever here, with all who wait for what it holds
-// (seen with four vCPUs, once in about a hundred moves). Guests that have such
+// (four-vCPU guests in the lab were seen to hang so, one vCPU in a lock's HLT with
+// interrupts off; since this is sent, not in some 120 moves). Guests that have such
 // locks expect to be woken without reason, and others' idle loops do too.
 func (v *VCPU) unhalt() error {
 	_, err := v.m.vm.SignalMSI(msiAddress|uint64(v.id)<<msiDestShift, msiRemoteRd)
