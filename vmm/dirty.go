@@ -29,31 +29,42 @@ type tracker interface {
 	clear(gfns []uint64) error
 }
 
-// memory joins guest RAM and its KVM slots: slot i holds region i.
+// memory joins guest RAM and its KVM slots.
 type memory struct {
 	*guestmem.Memory
-	vm      *kvm.VM
-	tracker tracker
-	logging bool
+	vm       *kvm.VM
+	tracker  tracker
+	logging  bool
+	slotSize uint64 // most that a slot holds, bytes, a multiple of 64 pages; 0 for a region a slot
 }
 
-// setFlags registers every region with KVM, with flags.
+// setFlags registers all of RAM with KVM, with flags.
 func (m *memory) setFlags(flags uint32) error {
-	for i, r := range m.Regions() {
-		if err := m.vm.SetUserMemoryRegion(uint32(i), flags, r.GPA, r.Bytes); err != nil {
-			return fmt.Errorf("register guest memory at %#x: %w", r.GPA, err)
+	for i, s := range m.slots() {
+		if err := m.vm.SetUserMemoryRegion(uint32(i), flags, s.base<<guestmem.PageShift, s.bytes); err != nil {
+			return fmt.Errorf("register guest memory at %#x: %w", s.base<<guestmem.PageShift, err)
 		}
 	}
 	return nil
 }
 
-// slotRange is where a slot lies, in guest frames.
-type slotRange struct{ base, pages uint64 }
+// slotRange is where a slot lies: in guest frames, and in this process.
+type slotRange struct {
+	base, pages uint64
+	bytes       []byte
+}
 
 // slots lists where the slots lie, by number.
 func (m *memory) slots() (out []slotRange) {
 	for _, r := range m.Regions() {
-		out = append(out, slotRange{r.GPA >> guestmem.PageShift, uint64(len(r.Bytes)) >> guestmem.PageShift})
+		for gpa, left := r.GPA, r.Bytes; len(left) > 0; {
+			n := uint64(len(left))
+			if m.slotSize > 0 {
+				n = min(n, m.slotSize)
+			}
+			out = append(out, slotRange{gpa >> guestmem.PageShift, n >> guestmem.PageShift, left[:n:n]})
+			gpa, left = gpa+n, left[n:]
+		}
 	}
 	return out
 }

@@ -22,15 +22,17 @@ import (
 // that has not run yet.
 var trackers = []struct {
 	name, kind string
-	entries    int // of a ring
+	entries    int    // of a ring
+	slot       uint64 // bytes, with a ring
 	use        func(*memory)
 }{
-	{"log", TrackerLog, 0, func(*memory) {}},
-	{"log/protected at once", TrackerLog, 0, func(m *memory) { m.tracker.(*logTracker).atOnce = 1 << 40 }},
-	{"log/initially set", TrackerLog, 0, func(m *memory) { m.tracker.(*logTracker).atOnce = 0 }},
-	{"log/classic", TrackerLog, 0, func(m *memory) { m.tracker.(*logTracker).manual = 0 }},
-	{"ring", TrackerRing, ringEntries, func(*memory) {}},
-	{"ring/always full", TrackerRing, 1024, func(*memory) {}},
+	{"log", TrackerLog, 0, 0, func(*memory) {}},
+	{"log/protected at once", TrackerLog, 0, 0, func(m *memory) { m.tracker.(*logTracker).atOnce = 1 << 40 }},
+	{"log/initially set", TrackerLog, 0, 0, func(m *memory) { m.tracker.(*logTracker).atOnce = 0 }},
+	{"log/classic", TrackerLog, 0, 0, func(m *memory) { m.tracker.(*logTracker).manual = 0 }},
+	{"ring", TrackerRing, ringEntries, ringSlot, func(*memory) {}},
+	{"ring/always full", TrackerRing, 1024, ringSlot, func(*memory) {}},
+	{"ring/many slots", TrackerRing, ringEntries, 1 << 20, func(*memory) {}},
 }
 
 // TestTrackers is the suite that every tracker passes: a copy of guest memory
@@ -43,8 +45,8 @@ func TestTrackers(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%d", tr.name, cpus), func(t *testing.T) {
 				cfg := metronomeConfig("fill=32 ws=16 rate=20000 beat=20")
 				cfg.Machine.VCPUCount, cfg.Machine.Tracker = cpus, tr.kind
-				defer func(n int) { ringEntries = n }(ringEntries)
-				ringEntries = max(tr.entries, 1)
+				defer func(n int, size uint64) { ringEntries, ringSlot = n, size }(ringEntries, ringSlot)
+				ringEntries, ringSlot = max(tr.entries, 1), max(tr.slot, 1<<20)
 				out := newConsole()
 				m, err := New(cfg, Options{Serial: out})
 				require.NoError(t, err)
