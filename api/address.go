@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -79,23 +80,56 @@ func (a Address) Absolute() (Address, error) {
 	return ParseAddress(a.Network + ":" + path)
 }
 
-// Dial opens a connection; a file has none.
-func (a Address) Dial(ctx context.Context) (net.Conn, error) {
+// Dial opens a connection; a file has none. With t, which was loaded for this
+// address, it is TLS: the handshake comes with the first Read or Write.
+func (a Address) Dial(ctx context.Context, t *TLS) (net.Conn, error) {
 	d := net.Dialer{Timeout: dialTimeout}
-	return d.DialContext(ctx, a.Network, a.Target)
+	conn, err := d.DialContext(ctx, a.Network, a.Target)
+	if err != nil || t == nil {
+		return conn, err
+	}
+	return t.client(conn, a.host()), nil
+}
+
+// host is the HOST of a tcp address.
+func (a Address) host() string {
+	host, _, _ := net.SplitHostPort(a.Target) // ParseAddress has seen that it is one
+	return host
+}
+
+// Loopback tells whether only this host can connect: to a path always, to a TCP
+// port if every address that its HOST stands for is a loopback one. No HOST, or
+// an unspecified one, stands for all addresses.
+func (a Address) Loopback(ctx context.Context) (bool, error) {
+	if a.Network != "tcp" {
+		return true, nil
+	}
+	host := a.host()
+	if host == "" {
+		return false, nil
+	}
+	ips, err := net.DefaultResolver.LookupIPAddr(ctx, host)
+	if err != nil {
+		return false, fmt.Errorf("%w %q: %w; give an address of this host", ErrAddress, a, err)
+	}
+	return !slices.ContainsFunc(ips, func(ip net.IPAddr) bool { return !ip.IP.IsLoopback() }), nil
 }
 
 // Listen waits for connections there. A unix socket that nobody listens on any
 // more is replaced; it is never anybody else's to connect to, and removed by
 // Close.
-// A file has no listener.
-func (a Address) Listen() (net.Listener, error) {
+// A file has no listener. With t, which was loaded for this address, connections
+// are TLS: the handshake comes with the first Read or Write of each.
+func (a Address) Listen(t *TLS) (net.Listener, error) {
 	if a.Network == "unix" {
 		return listenUnix(a.Target)
 	}
 	l, err := net.Listen(a.Network, a.Target)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", a, err)
+	}
+	if tcp, ok := l.(*net.TCPListener); ok && t != nil {
+		return &tlsListener{tcp, t}, nil
 	}
 	return l, nil
 }

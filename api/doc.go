@@ -22,6 +22,12 @@
 //
 // Who may use a machine is who may open its socket: it is made with mode 0600.
 //
+// An Address is where a migration goes or comes from. With TLSFiles its
+// connections are TLS 1.3 with certificates on both sides:
+//
+//	migration engine ─ Read, Write, WriteBuffers ─> secured ─ tls.Conn ─ batch ─> TCP
+//	                                           words for errors         many records a system call
+//
 // The server has no policy of its own. The process that owns the machine holds
 // an Instance, gives it the machine with Set and takes it back with Detach.
 package api

@@ -112,7 +112,7 @@ func newRig(t *testing.T) *rig {
 func (r *rig) receive() {
 	to, err := ParseAddress(r.to)
 	require.NoError(r.t, err)
-	l, err := to.Listen()
+	l, err := to.Listen(nil)
 	require.NoError(r.t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -131,7 +131,7 @@ func (r *rig) receive() {
 func (r *rig) deaf() {
 	to, err := ParseAddress(r.to)
 	require.NoError(r.t, err)
-	l, err := to.Listen()
+	l, err := to.Listen(nil)
 	require.NoError(r.t, err)
 	r.t.Cleanup(func() { _ = l.Close() })
 	go func() {

@@ -195,6 +195,10 @@ func (i *Instance) start(q MigrationRequest) (*move, error) {
 	if err != nil {
 		return nil, err
 	}
+	secure, err := q.secure(to)
+	if err != nil {
+		return nil, err
+	}
 	i.op.Lock()
 	defer i.op.Unlock()
 	m, mv, err := i.idle()
@@ -214,7 +218,7 @@ func (i *Instance) start(q MigrationRequest) (*move, error) {
 	if i.closed {
 		return nil, ErrNoMachine
 	}
-	if mv, err = newMove(i.id, m, to, o, q.Keep); err != nil {
+	if mv, err = newMove(i.id, m, to, secure, o, q.Keep); err != nil {
 		return nil, err
 	}
 	mv.onNote = i.onNote

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"time"
 
@@ -40,7 +41,7 @@ type move struct {
 	resumed bool // the guest runs here again, so err has lost its weight
 }
 
-func newMove(id string, m Machine, to Address, o migration.SendOptions, keep bool) (*move, error) {
+func newMove(id string, m Machine, to Address, t *TLS, o migration.SendOptions, keep bool) (*move, error) {
 	v := &move{to: to, keep: keep, machine: m, done: make(chan struct{}), changed: make(chan struct{})}
 	o.VMID = id
 	o.OnProgress = func(migration.Progress) { v.tell() }
@@ -48,7 +49,7 @@ func newMove(id string, m Machine, to Address, o migration.SendOptions, keep boo
 	if to.IsFile() {
 		v.session, err = newSave(m.Source(), to.Target, o)
 	} else {
-		v.session, err = migration.NewSession(m.Source(), to.Dial, o)
+		v.session, err = migration.NewSession(m.Source(), func(ctx context.Context) (net.Conn, error) { return to.Dial(ctx, t) }, o)
 	}
 	return v, err
 }

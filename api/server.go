@@ -264,7 +264,7 @@ func answer(w http.ResponseWriter, v any, err error) {
 }
 
 func statusOf(err error) int {
-	for _, e := range []error{errRequest, ErrAddress, migration.ErrOptions, policy.ErrBadPolicy} {
+	for _, e := range []error{errRequest, ErrAddress, ErrTLS, migration.ErrOptions, policy.ErrBadPolicy} {
 		if errors.Is(err, e) {
 			return http.StatusBadRequest
 		}

@@ -69,6 +69,18 @@ type MigrationRequest struct {
 	// Keep leaves the source paused after it has moved instead of ending it. One
 	// that was saved in a file may be resumed.
 	Keep bool `json:"keep,omitempty"`
+	// TLSFiles are read when the migration starts, by the process that runs the
+	// machine: relative paths are that process's.
+	TLSFiles
+}
+
+// secure loads what makes the connections TLS, or nil.
+func (q MigrationRequest) secure(to Address) (*TLS, error) {
+	t, err := q.TLSFiles.Load(to)
+	if t != nil && to.host() == "" {
+		return nil, fmt.Errorf("%w: %s names no host, and TLS compares that with the destination's certificate; write tcp:HOST:PORT", ErrTLS, to)
+	}
+	return t, err
 }
 
 // options turns the request into what the engine takes.

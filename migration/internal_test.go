@@ -257,11 +257,15 @@ func TestPageWriter(t *testing.T) {
 			rand.New(rand.NewPCG(1, 1)).Shuffle(len(gfns), func(i, j int) { gfns[i], gfns[j] = gfns[j], gfns[i] })
 		}
 		var buf bytes.Buffer
+		var w io.Writer = &buf
+		if rapid.Bool().Draw(t, "gathers") {
+			w = gathering{&buf}
+		}
 		l := new(limiter)
 		if rapid.Bool().Draw(t, "limited") {
 			l.set(4 << 30)
 		}
-		p := newPageWriter(&buf, wire.NewWriter(&buf), m, l, nil, nil, nil)
+		p := newPageWriter(w, wire.NewWriter(&buf), m, l, nil, nil, nil)
 		for rest := gfns; len(rest) > 0; rest = rest[min(len(rest), chunkPages):] {
 			require.NoError(t, p.chunk(rest[:min(len(rest), chunkPages)]))
 		}
@@ -286,6 +290,19 @@ func TestPageWriter(t *testing.T) {
 		require.EqualValues(t, len(gfns), n)
 		require.True(t, bytes.Equal(mem, got))
 	})
+}
+
+// gathering is a connection that makes one write of pieces itself.
+type gathering struct{ buf *bytes.Buffer }
+
+func (g gathering) Write([]byte) (int, error) { return 0, errors.New("pieces come together") }
+
+func (g gathering) WriteBuffers(v net.Buffers) (int64, error) {
+	n := g.buf.Len()
+	for _, b := range v {
+		g.buf.Write(b)
+	}
+	return int64(g.buf.Len() - n), nil
 }
 
 func TestPageWriterRefusesHoles(t *testing.T) {

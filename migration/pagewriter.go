@@ -40,6 +40,13 @@ type pageWriter struct {
 	pages   PageCounts // sent, in all
 }
 
+// gatherer is a connection that makes one write of pieces itself, since the
+// system's vectored write does nothing for it: TLS. WriteBuffers must not keep
+// or change v.
+type gatherer interface {
+	WriteBuffers(v net.Buffers) (int64, error)
+}
+
 // newPageWriter makes the writer of one stream. codec is nil when pages go raw.
 func newPageWriter(w io.Writer, frames *wire.Writer, mem *ram, limit *limiter, stop <-chan struct{}, codec policy.Codec, pool *pool) *pageWriter {
 	p := &pageWriter{
@@ -228,8 +235,14 @@ func (p *pageWriter) put(v net.Buffers, n int) error {
 			return net.ErrClosed
 		}
 	}
-	p.scratch = v
-	wrote, err := p.scratch.WriteTo(p.w)
+	var wrote int64
+	var err error
+	if g, ok := p.w.(gatherer); ok {
+		wrote, err = g.WriteBuffers(v)
+	} else {
+		p.scratch = v
+		wrote, err = p.scratch.WriteTo(p.w)
+	}
 	p.written += uint64(wrote)
 	return err
 }

@@ -201,7 +201,7 @@ func TestOutcomeAfterGO(t *testing.T) {
 		p := start(t, metronomeArgs(sock, "fill=8")...)
 		p.awaitBeats(2)
 		to := api.Address{Network: "unix", Target: filepath.Join(dir, "in")}
-		l, err := to.Listen()
+		l, err := to.Listen(nil)
 		require.NoError(t, err)
 		defer l.Close()
 		var mu sync.Mutex

@@ -90,7 +90,7 @@ func codeOf(err error) int {
 }
 
 // badUsage are errors that only a wrong argument brings.
-var badUsage = []error{vmm.ErrConfig, migration.ErrOptions, policy.ErrBadPolicy, api.ErrAddress, console.ErrSpec, units.ErrSyntax}
+var badUsage = []error{vmm.ErrConfig, migration.ErrOptions, policy.ErrBadPolicy, api.ErrAddress, api.ErrTLS, console.ErrSpec, units.ErrSyntax}
 
 // action makes a command's work give the right exit code.
 func action(f func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {

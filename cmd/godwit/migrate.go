@@ -36,9 +36,13 @@ guest runs on here; after that it cannot be undone. The source's process ends wh
 
 With --to file:PATH the guest is paused and all of it written to PATH, which appears only when it is whole and on the
 disk. "godwit receive --listen file:PATH" lets it run on. The source's process ends then, or with --keep stays, paused,
-and "godwit resume" lets the guest run on in it; its disks change then, and the file does not fit them any more.`,
+and "godwit resume" lets the guest run on in it; its disks change then, and the file does not fit them any more.
+
+With --tls-cert, --tls-key and --tls-ca the way to a TCP destination is encrypted, and both sides show certificates: the
+destination's must be for the HOST of --to. The machine's process reads the files when the migration starts.`,
 		Example: `  godwit migrate --name web --to tcp:host2:7000 --bandwidth 125MB/s
   godwit migrate --api-sock vm.sock --to unix:in.sock --verify --json
+  godwit migrate --name web --to tcp:host2:7000 --tls-cert host1.pem --tls-key host1.key --tls-ca ca.pem
   godwit migrate --name web --to file:/srv/web.saved`,
 		Args: cobra.NoArgs,
 		RunE: action(func(cmd *cobra.Command, _ []string) error {
@@ -55,6 +59,12 @@ and "godwit resume" lets the guest run on in it; its disks change then, and the 
 			}
 			// The machine's process may be in another directory than this one.
 			if to, err = to.Absolute(); err != nil {
+				return err
+			}
+			if err := q.TLSFiles.Check(to); err != nil {
+				return err
+			}
+			if q.TLSFiles, err = q.TLSFiles.Absolute(); err != nil {
 				return err
 			}
 			q.To = to.String()
@@ -75,6 +85,7 @@ and "godwit resume" lets the guest run on in it; its disks change then, and the 
 	f.StringVar(&q.Codec, "codec", "", "`POLICY` for making pages smaller: "+names(policy.Codecs.Names())+", as in --codec "+policy.Codecs.Names()[0])
 	f.StringVar(&q.Throttle, "throttle", "", "`POLICY` for slowing the guest: "+names(policy.Throttles.Names())+", as in --throttle none")
 	f.StringVar(&q.Stop, "stop", "", "`POLICY` for when to pause the guest: "+names(policy.Stops.Names())+", as in --stop last-sync,rounds=10")
+	addTLS(f, &q.TLSFiles, "destination")
 	f.BoolVar(&q.Verify, "verify", false, "compare hashes of guest memory before the guest runs there, as in migrate --verify")
 	f.BoolVar(&q.Keep, "keep", false, "keep the source's process, its machine paused, after the move, as in --to file:web.saved --keep")
 	f.BoolVar(&asJSON, "json", false, "print the report as one JSON object, the last line of stdout, as in migrate --json")

@@ -33,14 +33,19 @@ as they were then, and used by nobody. PATH.restored notes that it was done: res
 and brings a warning, since two copies of one guest are seldom meant. What is wrong with the file ends the command
 with 1.
 
-A peer has ` + describeTime.String() + ` to say what machine it brings. It is not authenticated: listen where only trusted machines can connect.`,
-		Example: `  godwit receive --listen tcp:0.0.0.0:7000 --disk vda=/srv/root.img
+With --tls-cert, --tls-key and --tls-ca a TCP source must show a certificate that an authority in --tls-ca has signed, and
+all that it sends is encrypted; the files are read when listening starts. Without them a source is not authenticated: listen
+where only trusted machines can connect. On an address that other hosts can reach that takes --insecure.
+
+A peer has ` + describeTime.String() + ` to say what machine it brings.`,
+		Example: `  godwit receive --listen tcp:0.0.0.0:7000 --disk vda=/srv/root.img --tls-cert host2.pem --tls-key host2.key --tls-ca ca.pem
+  godwit receive --listen tcp:127.0.0.1:7000 --disk vda=/srv/root.img
   godwit receive --listen unix:in.sock --allow-path /srv/images --api-sock vm2.sock
   godwit receive --listen file:/srv/web.saved --disk vda=/srv/root.img --name web`,
 		Args: cobra.NoArgs,
 		RunE: action(func(cmd *cobra.Command, _ []string) error {
 			if listen == "" {
-				return usage("where to listen? give --listen, as in --listen tcp:0.0.0.0:7000")
+				return usage("where to listen? give --listen, as in --listen tcp:127.0.0.1:7000")
 			}
 			addr, err := api.ParseAddress(listen)
 			if err != nil {
@@ -50,10 +55,11 @@ A peer has ` + describeTime.String() + ` to say what machine it brings. It is no
 		}),
 	}
 	f := cmd.Flags()
-	f.StringVar(&listen, "listen", "", "`ADDRESS` where sources connect, as in --listen tcp:0.0.0.0:7000 or --listen unix:in.sock, port 0 taking a free one; or a saved machine, as in --listen file:web.saved")
+	f.StringVar(&listen, "listen", "", "`ADDRESS` where sources connect, as in --listen tcp:127.0.0.1:7000 or --listen unix:in.sock, port 0 taking a free one; or a saved machine, as in --listen file:web.saved")
 	r.disks = diskMapValue{}
 	f.Var(r.disks, "disk", "open PATH for the source's disk ID; may be repeated, as in --disk vda=/srv/root.img")
 	f.StringArrayVar(&r.allow, "allow-path", nil, "open disks below this `FOLDER` as the source names them; may be repeated, as in --allow-path /srv/images")
+	r.guard.add(f)
 	f.BoolVar(&r.once, "once", false, "end with 1 when a migration fails, instead of waiting for the next, as in receive --once")
 	f.StringVar(&name, "name", "", "as `NAME`, put the API socket where the other commands' --name finds it, as in --name web")
 	hf.add(f)
@@ -65,18 +71,23 @@ A peer has ` + describeTime.String() + ` to say what machine it brings. It is no
 type receiver struct {
 	disks diskMapValue
 	allow []string
+	guard guard
 	once  bool
 }
 
 func (r *receiver) serve(addr api.Address, hf hostFlags, name string) error {
 	ctx, stop := untilSignal()
 	defer stop()
+	secure, err := r.guard.check(ctx, addr)
+	if err != nil {
+		return err
+	}
 	h, err := newHost(hf, name)
 	if err != nil {
 		return err
 	}
 	defer h.close()
-	m, err := r.arrive(ctx, h, addr)
+	m, err := r.arrive(ctx, h, addr, secure)
 	if ctx.Err() != nil && m == nil {
 		return &exitError{code: exitFailed, err: errors.New("ended before a machine came")}
 	}
@@ -90,11 +101,11 @@ func (r *receiver) serve(addr api.Address, hf hostFlags, name string) error {
 }
 
 // arrive takes a machine from a peer or out of a file.
-func (r *receiver) arrive(ctx context.Context, h *host, addr api.Address) (*vmm.Machine, error) {
+func (r *receiver) arrive(ctx context.Context, h *host, addr api.Address, secure *api.TLS) (*vmm.Machine, error) {
 	if addr.IsFile() {
 		return r.restore(ctx, h, addr.Target)
 	}
-	l, err := addr.Listen()
+	l, err := r.guard.listen(addr, secure)
 	if err != nil {
 		return nil, err
 	}

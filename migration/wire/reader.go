@@ -11,6 +11,10 @@ import (
 // small beside a run of pages, which bypasses it.
 const readBuffer = 32 << 10
 
+// tlsHandshake is the first byte of a TLS connection: the content type
+// "handshake" (RFC 8446, 5.1).
+const tlsHandshake = 22
+
 // Frame is one frame as read. Body is valid until the next call of the Reader.
 // Bulk is the length of the page data that follows; it must be read with
 // Reader.Bulk before the next frame.
@@ -50,6 +54,9 @@ func (r *Reader) Preamble() error {
 				err = io.ErrUnexpectedEOF
 			}
 			return r.fail(fmt.Errorf("read preamble: %w", err))
+		}
+		if i == 0 && c == tlsHandshake {
+			return r.fail(fmt.Errorf("%w: the other side speaks TLS and this one does not; let both have certificates (--tls-cert, --tls-key, --tls-ca) or neither", ErrNotGodwit))
 		}
 		if c != Preamble[i] {
 			return r.fail(fmt.Errorf("%w: byte %d of the preamble is %#02x, not %#02x", ErrNotGodwit, i, c, Preamble[i]))

@@ -68,7 +68,7 @@ func Open(s Spec) (*Console, error) {
 		}
 		c.out, c.end = f, f.Close
 	case "unix":
-		l, err := api.Address{Network: "unix", Target: s.Path}.Listen()
+		l, err := api.Address{Network: "unix", Target: s.Path}.Listen(nil)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrSpec, err)
 		}
