@@ -23,6 +23,9 @@ const (
 	lingerTime  = time.Second
 	lingerBytes = 1 << 20
 
+	// maxForeign is how much is printed of what a certificate says, bytes.
+	maxForeign = 300
+
 	// tlsWays is what to do at the side that lacks it.
 	tlsWays = "--tls-cert, --tls-key and --tls-ca"
 )
@@ -140,7 +143,7 @@ func (s *secured) explainToDestination(err error) error {
 	case errors.As(err, &remote) && remote.Op == "remote error":
 		return fmt.Errorf("the source refused our certificate %q (%w): it must name this host as migrate's --to does, be for servers, not be expired, and be signed by an authority in migrate's --tls-ca", s.files.Cert, err)
 	case errors.As(err, &verify):
-		return fmt.Errorf("the source's certificate%s is refused: %w; %s", subject(verify), verify.Err, s.remedy(verify.Err, "for clients"))
+		return fmt.Errorf("the source's certificate%s is refused: %w; %s", subject(verify), foreign{verify.Err}, s.remedy(verify.Err, "for clients"))
 	case strings.Contains(err.Error(), "didn't provide a certificate"):
 		return fmt.Errorf("the peer offered no certificate (%w); migrate with %s", err, tlsWays)
 	}
@@ -157,10 +160,24 @@ func (s *secured) explainToSource(err error) error {
 	case errors.As(err, &remote) && remote.Op == "remote error":
 		return fmt.Errorf("the destination refused our certificate %q (%w): it must be for clients, not be expired, and be signed by an authority in receive's --tls-ca", s.files.Cert, err)
 	case errors.As(err, &verify):
-		return fmt.Errorf("the certificate%s of the destination %q is refused: %w; %s", subject(verify), s.to, verify.Err, s.remedy(verify.Err, "for servers"))
+		return fmt.Errorf("the certificate%s of the destination %q is refused: %w; %s", subject(verify), s.to, foreign{verify.Err}, s.remedy(verify.Err, "for servers"))
 	}
 	return err
 }
+
+// foreign is an error that quotes a stranger's certificate: names in it may be
+// long, and anything.
+type foreign struct{ error }
+
+func (e foreign) Error() string {
+	text := e.error.Error()
+	if len(text) > maxForeign {
+		text = text[:maxForeign] + "..."
+	}
+	return wire.DecodeText([]byte(strings.ReplaceAll(text, "\n", " ")))
+}
+
+func (e foreign) Unwrap() error { return e.error }
 
 // subject names the certificate that a stranger has shown.
 func subject(e *tls.CertificateVerificationError) string {

@@ -146,6 +146,34 @@ func TestTLSMoves(t *testing.T) {
 	}
 }
 
+// A stranger's certificate is checked for its name before anybody asks who signed
+// it: what it says must not get at the terminal.
+func TestTLSHostileNames(t *testing.T) {
+	ca := certs.NewCA(t, "own")
+	names := []string{"a\x1b[31m\nb"}
+	for range 50 {
+		names = append(names, strings.Repeat("x", 200))
+	}
+	to := Address{"tcp", "127.0.0.1:1"}
+	good, err := signed(ca, "good", certs.Leaf{}).Load(to)
+	require.NoError(t, err)
+	hostile, err := signed(certs.NewCA(t, "other"), "x\x1b[31m\ny", certs.Leaf{Names: names}).Load(to)
+	require.NoError(t, err)
+	for _, host := range []string{"127.0.0.1", "localhost"} {
+		send, recv := oneMove(t, host, good, hostile, 1)
+		for _, err := range []error{send, recv} {
+			require.Error(t, err)
+			require.NotContains(t, err.Error(), "\x1b")
+			require.NotContains(t, err.Error(), "\n")
+			require.Less(t, len(err.Error()), 2000)
+		}
+	}
+	hostile.cas = good.cas
+	send, recv := oneMove(t, "127.0.0.1", hostile, good, 1)
+	require.ErrorContains(t, send, "refused our certificate")
+	require.NotContains(t, recv.Error(), "\x1b")
+}
+
 // What a certificate says is checked when it is shown, too: one may have expired
 // since it was loaded.
 func TestTLSExpiredMeanwhile(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"math/big"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"testing"
@@ -75,7 +76,8 @@ func (c *CA) Sign(name string, l Leaf) (cert, key string) {
 	require.NoError(c.t, err)
 	secret, err := x509.MarshalPKCS8PrivateKey(k)
 	require.NoError(c.t, err)
-	return c.write(name+".pem", "CERTIFICATE", der), c.write(name+".key", "PRIVATE KEY", secret)
+	file := url.PathEscape(name) // a name may be anything
+	return c.write(file+".pem", "CERTIFICATE", der), c.write(file+".key", "PRIVATE KEY", secret)
 }
 
 func newKey(t testing.TB) *ecdsa.PrivateKey {
