@@ -9,7 +9,7 @@
 //	connect     HELLO ------------------------------------------> version, features
 //	            <------------------------------------------ HELLO the session's nonce
 //	configure   CONFIG, LAYOUT ---------------------------------> Builder makes the machine
-//	            <------------------------------------------ BUILT
+//	            <------------------------------------------ BUILT what a restore takes
 //	            N data streams, HELLO with the nonce ------------> attached
 //	copy        StartDirtyLog, Touched
 //	            EXTENTS ----------------------------------------> Populate, ahead of the data
@@ -72,6 +72,15 @@
 // round n: so an old copy on a slow stream cannot land on a new one from a
 // fast stream. migration/sabotage switches these rules off to show that the
 // tests notice.
+//
+// # Rehearsal
+//
+// A stop rule may want to know what a pause costs (policy.Measurer). Between two
+// rounds the engine then pauses the guest, saves its state to nowhere and resumes
+// it, with a stop-watch: Pause, SaveState, Resume, never Release. Any failure in it
+// is a failure before GO like all others, and undone as they are. Then it looks at
+// the log twice; Dirty forgets nothing. What restoring takes the destination has
+// said in BUILT; it is an estimate, and nothing depends on its truth.
 //
 // # Codecs
 //

@@ -57,6 +57,8 @@ type Source interface {
 	SetDuty(percent int) error
 	// Pause stops the vCPUs, finishes accesses under way and drains devices:
 	// when it returns, nothing writes guest memory any more.
+	// A stop rule that measures has Pause, SaveState and Resume called once or
+	// more while copying goes on, with the log on, before the Pause that counts.
 	Pause(ctx context.Context) error
 	// Resume undoes Pause, also a Pause that failed half-way.
 	Resume() error
@@ -79,7 +81,9 @@ type Source interface {
 // configuration, that has not run yet. Calls come from one goroutine at a
 // time, in the order below; Abort may follow any of them but a Run that
 // succeeded. A Target may also have Touched, as Source does: verify then also
-// looks at pages that the source never sent.
+// looks at pages that the source never sent. And it may have Rehearse() (time.Duration,
+// error), which the engine calls once, first of all: how long the machine takes to
+// restore its own state as LoadState would, which must leave it as it was.
 type Target interface {
 	// Memory lists guest RAM, all zero and not yet touched where possible; the
 	// engine checks it against the source's layout.

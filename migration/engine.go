@@ -51,6 +51,7 @@ type engine struct {
 	forceAfter                       time.Time // when the destination's lease has ended for certain
 	gcOn                             func()
 	clock                            downtimeClock
+	costs                            costs
 	rep                              Report
 }
 
@@ -142,7 +143,9 @@ func (e *engine) connect() error {
 	ctx, cancel := context.WithTimeoutCause(e.ctx, e.o.Silence, fmt.Errorf("%w: no HELLO within %v", ErrSilence, e.o.Silence))
 	defer cancel()
 	unhook := context.AfterFunc(ctx, func() { _ = conn.Close() }) // wakes a blocked HELLO
+	began := time.Now()
 	peer, err := openStream(conn, r, w, e.hello(wire.RoleControl, 0), e.o.Silence)
+	e.costs.hello = time.Since(began)
 	if err == nil {
 		err = peer.Compatible()
 	}
@@ -203,7 +206,7 @@ func (e *engine) configure() error {
 	if err := e.link.send(wire.TypeLayout, 0, wire.AppendExtents(nil, e.mem.layout())); err != nil {
 		return err
 	}
-	if _, err := e.link.expect(e.ctx, wire.TypeBuilt); err != nil {
+	if err := e.built(); err != nil {
 		return err
 	}
 	return e.openStreams()

@@ -2,7 +2,6 @@ package migration
 
 import (
 	"fmt"
-	"math"
 	"time"
 
 	"godwit/migration/policy"
@@ -41,9 +40,13 @@ func (e *engine) copyMemory() error {
 			return err
 		}
 		limit, throttle := e.s.knobs()
-		r := e.roundDone(limit)
+		r, err := e.sampled(e.roundDone(limit))
+		if err != nil {
+			return err
+		}
 		decision := e.o.Policies.Stop.Decide(r)
 		if decision == policy.Finish {
+			e.promise(r)
 			return nil
 		}
 		if err := e.setDuty(throttle.Next(r)); err != nil {
@@ -156,8 +159,8 @@ func (e *engine) roundDone(limit time.Duration) policy.Round {
 	r := &e.last
 	r.Elapsed = time.Since(e.s.started)
 	r.DirtyPages = e.pending.Count()
-	r.Bandwidth, r.DowntimeLimit = bandwidth, limit
-	r.EstDowntime = estimate(r.DirtyPages, e.pageBytes(), bandwidth)
+	r.Bandwidth, r.DowntimeLimit, r.PageBytes = bandwidth, limit, e.pageBytes()
+	r.EstDowntime = r.Transfer(float64(r.DirtyPages) * r.PageBytes)
 	rr := &e.rep.Rounds[len(e.rep.Rounds)-1]
 	rr.DirtyPages, rr.EstDowntimeMS = r.DirtyPages, ms(r.EstDowntime)
 	e.s.mu.Lock()
@@ -177,17 +180,6 @@ func (e *engine) pageBytes() float64 {
 		return min(float64(r.SentBytes)/float64(r.SentPages), fullPage)
 	}
 	return fullPage
-}
-
-// estimate is how long pages of so many bytes take at a bandwidth.
-func estimate(pages uint64, pageBytes, bandwidth float64) time.Duration {
-	if pages == 0 {
-		return 0
-	}
-	if d := float64(pages) * pageBytes / bandwidth * 1e9; bandwidth > 0 && d < math.MaxInt64 {
-		return time.Duration(d)
-	}
-	return math.MaxInt64
 }
 
 // setDuty slows the guest, if the throttle wants another pace than now.

@@ -255,13 +255,14 @@ func (r *receiver) configure(accept Acceptor) error {
 		return err
 	}
 	r.page.init(r.mem, int(r.hello.Streams), r.codec, r.roundPassed)
+	built := wire.Built{RestoreNS: uint64(r.rehearse())}
 	r.mu.Lock()
 	r.conns = make([]net.Conn, r.hello.Streams)
 	r.mu.Unlock()
 	r.populate, r.popDone = make(chan []Extent, 1), make(chan struct{})
 	r.wg.Go(r.populator)
 	r.wg.Go(func() { r.acceptStreams(accept) })
-	return r.link.send(wire.TypeBuilt, 0, nil)
+	return r.link.send(wire.TypeBuilt, 0, built.Append(nil))
 }
 
 // populator prepares announced memory ahead of the data.

@@ -41,8 +41,11 @@ type Report struct {
 	ThrottleMax int           `json:"throttle_max"`
 	Pages       PageCounts    `json:"pages"`
 	Rounds      []RoundReport `json:"rounds"`
-	PostCopy    *PostCopy     `json:"postcopy,omitempty"`
-	Verify      *Verified     `json:"verify,omitempty"`
+	// Promise is what a stop rule that measures expected of the pause; DowntimeMS,
+	// DowntimePhases and the last of Rounds say what came of it.
+	Promise  *Promise  `json:"promise,omitempty"`
+	PostCopy *PostCopy `json:"postcopy,omitempty"`
+	Verify   *Verified `json:"verify,omitempty"`
 }
 
 // DowntimePhases are the parts of the downtime; their sum is DowntimeMS.
@@ -51,6 +54,20 @@ type DowntimePhases struct {
 	PagesMS  float64 `json:"pages_ms"`  // the last dirty pages
 	StateMS  float64 `json:"state_ms"`  // saving and sending device state, releasing disks
 	ResumeMS float64 `json:"resume_ms"` // PREPARE to RUNNING: loading state, taking disks, GO, run
+}
+
+// Promise is what the pause was expected to take when it was decided on, from a
+// sample of the guest's writes and measured costs. DowntimeMS is the sum of the
+// four parts, which are those of DowntimePhases; flushing disks and
+// taking their locks is in neither PauseMS nor StateMS nor ResumeMS.
+type Promise struct {
+	DowntimeMS     float64 `json:"downtime_ms"`
+	Pages          uint64  `json:"pages"`   // to be sent in the last round
+	PagesPerSecond float64 `json:"pages_s"` // by how much the dirty set grew in the sample
+	PauseMS        float64 `json:"pause_ms"`
+	PagesMS        float64 `json:"pages_ms"`
+	StateMS        float64 `json:"state_ms"`
+	ResumeMS       float64 `json:"resume_ms"`
 }
 
 // PageCounts counts pages sent or received, each time they went.

@@ -51,6 +51,7 @@ type stream struct {
 	in    *wire.Reader
 	out   *pageWriter
 	work  chan *roundWork
+	hello time.Duration // the exchange of HELLOs
 	acked atomic.Uint64 // bytes that the destination has received
 	wrote atomic.Uint64 // bytes written when the last round ended
 }
@@ -92,7 +93,9 @@ func (e *engine) openStream(ctx context.Context, i int) (*stream, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, e.o.Silence, fmt.Errorf("%w: no HELLO within %v", ErrSilence, e.o.Silence))
 	defer cancel()
 	unhook := context.AfterFunc(ctx, func() { _ = conn.Close() }) // wakes a blocked HELLO
+	began := time.Now()
 	_, err = openStream(conn, r, w, e.hello(wire.RoleData, i), e.o.Silence)
+	hello := time.Since(began)
 	if !unhook() {
 		err = context.Cause(ctx)
 	}
@@ -103,7 +106,7 @@ func (e *engine) openStream(ctx context.Context, i int) (*stream, error) {
 		_ = conn.Close() // err says more
 		return nil, e.helloError(fmt.Sprintf("data stream %d", i), err)
 	}
-	return &stream{e: e, index: i, conn: conn, in: r, work: make(chan *roundWork, 1),
+	return &stream{e: e, index: i, conn: conn, in: r, work: make(chan *roundWork, 1), hello: hello,
 		out: newPageWriter(conn, w, e.mem, &e.s.limit, e.ctx.Done(), e.codec, e.pool)}, nil
 }
 

@@ -160,12 +160,7 @@ func (v *VCPU) writeState(s *vcpuState) error {
 			err = f()
 		}
 	}
-	forTCG(&s.Sregs)
-	step(func() error { return v.fd.SetSregs(&s.Sregs) })
-	step(func() error { return v.fd.SetXCRs(&s.XCRs) })
-	step(func() error { return v.fd.SetXSave(s.XSave) })
-	step(func() error { return v.fd.SetRegs(&s.Regs) })
-	step(func() error { return v.fd.SetLAPIC(&s.LAPIC) })
+	step(func() error { return v.writeRegisters(s) })
 	for i := range s.MSRs {
 		if s.MSRs[i].Index == msrTSC {
 			s.MSRs[i].Data += v.m.ticksAway
@@ -177,13 +172,39 @@ func (v *VCPU) writeState(s *vcpuState) error {
 	if s.Deadline != 0 {
 		step(func() error { return v.fd.SetMSRs([]kvm.MSREntry{{Index: msrTSCDeadline, Data: s.Deadline}}) })
 	}
-	step(func() error { return v.fd.SetDebugRegs(&s.Debug) })
-	step(func() error { return v.fd.SetVCPUEvents(&s.Events) })
-	step(func() error { return v.fd.SetMPState(s.MPState) })
+	step(func() error { return v.writePending(s) })
 	if err != nil {
 		return fmt.Errorf("restore vCPU %d: %w", v.id, err)
 	}
 	return nil
+}
+
+// writeRegisters is the first part of writeState, up to the local APIC.
+func (v *VCPU) writeRegisters(s *vcpuState) error {
+	forTCG(&s.Sregs)
+	for _, step := range []func() error{
+		func() error { return v.fd.SetSregs(&s.Sregs) },
+		func() error { return v.fd.SetXCRs(&s.XCRs) },
+		func() error { return v.fd.SetXSave(s.XSave) },
+		func() error { return v.fd.SetRegs(&s.Regs) },
+		func() error { return v.fd.SetLAPIC(&s.LAPIC) },
+	} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writePending is the last part of writeState, after MSRs and time.
+func (v *VCPU) writePending(s *vcpuState) error {
+	if err := v.fd.SetDebugRegs(&s.Debug); err != nil {
+		return err
+	}
+	if err := v.fd.SetVCPUEvents(&s.Events); err != nil {
+		return err
+	}
+	return v.fd.SetMPState(s.MPState)
 }
 
 // writeMSRs sets what this host knows. An MSR that it refuses matters only if

@@ -84,7 +84,7 @@ destination's must be for the HOST of --to. The machine's process reads the file
 	f.StringVar(&q.Order, "order", "", "`POLICY` for the order of pages: "+names(policy.Orders.Names())+", as in --order "+policy.Orders.Names()[0])
 	f.StringVar(&q.Codec, "codec", "", "`POLICY` for making pages smaller: "+names(policy.Codecs.Names())+", as in --codec "+policy.Codecs.Names()[0])
 	f.StringVar(&q.Throttle, "throttle", "", "`POLICY` for slowing the guest: "+names(policy.Throttles.Names())+", as in --throttle none")
-	f.StringVar(&q.Stop, "stop", "", "`POLICY` for when to pause the guest: "+names(policy.Stops.Names())+", as in --stop last-sync,rounds=10")
+	f.StringVar(&q.Stop, "stop", "", "`POLICY` for when to pause the guest: "+names(policy.Stops.Names())+", as in --stop last-sync,rounds=10 or --stop measured,sample=5, which watches the guest for 5 ms before it promises")
 	addTLS(f, &q.TLSFiles, "destination")
 	f.BoolVar(&q.Verify, "verify", false, "compare hashes of guest memory before the guest runs there, as in migrate --verify")
 	f.BoolVar(&q.Keep, "keep", false, "keep the source's process, its machine paused, after the move, as in --to file:web.saved --keep")
@@ -175,6 +175,9 @@ func summary(st api.MigrationStatus) string {
 	fmt.Fprintf(&b, "moved to %s in %.0f ms, downtime %.2f ms\n", st.To, r.TotalMS, r.DowntimeMS)
 	p := r.DowntimePhases
 	fmt.Fprintf(&b, "  downtime  pause %.2f, pages %.2f, state %.2f, resume %.2f ms\n", p.PauseMS, p.PagesMS, p.StateMS, p.ResumeMS)
+	if p := r.Promise; p != nil && len(r.Rounds) > 0 {
+		fmt.Fprintf(&b, "  promised  %.2f ms and %d pages, took %.2f ms and %d pages\n", p.DowntimeMS, p.Pages, r.DowntimeMS, r.Rounds[len(r.Rounds)-1].SentPages)
+	}
 	fmt.Fprintf(&b, "  sent      %s in %d rounds, %d streams\n", units.FormatBytes(float64(r.WireBytes)), len(r.Rounds), r.Streams)
 	fmt.Fprintf(&b, "  pages     %s\n", pageCounts(r.Pages))
 	if v := r.Verify; v != nil {

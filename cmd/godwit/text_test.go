@@ -50,6 +50,14 @@ func TestDemoText(t *testing.T) {
 	require.Contains(t, r.text(), "the witness found errors")
 }
 
+func TestMigrationSummary(t *testing.T) {
+	rep := &migration.Report{Status: migration.Completed, DowntimeMS: 1.5, Rounds: []migration.RoundReport{{SentPages: 900}, {SentPages: 41}}}
+	st := api.MigrationStatus{To: "tcp:host2:7000", Report: rep}
+	require.NotContains(t, summary(st), "promised")
+	rep.Promise = &migration.Promise{DowntimeMS: 1.27, Pages: 39}
+	require.Contains(t, summary(st), "promised  1.27 ms and 39 pages, took 1.50 ms and 41 pages\n")
+}
+
 func TestRestoreMark(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "saved")
 	look := func(content string) restoreMark {

@@ -19,6 +19,8 @@ type Round struct {
 	EstDowntime   time.Duration // if the guest were paused now; the engine's estimate
 	DowntimeLimit time.Duration // what the user allows
 	Duty          int           // percent of the time the vCPUs may run at present, 1 to 100
+	PageBytes     float64       // what a dirty page takes on the wire; the engine's estimate, 0 when it has none
+	Sample        Sample        // what a Measurer asked for; zero when none was made
 }
 
 // Order decides which pages go first.

@@ -38,7 +38,7 @@ func TestParse(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, policy.LastSync{MaxRounds: 7}, s.Stop)
 	for text, says := range map[string]string{
-		"first-sync":                    `stop "first-sync"; known: last-sync, rounds, xen`,
+		"first-sync":                    `stop "first-sync"; known: last-sync, measured, rounds, xen`,
 		"last-sync,rounds":              `option "rounds" is not key=value`,
 		"last-sync,rounds=0":            "whole number from 1",
 		"last-sync,rounds=x":            "whole number",

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -79,6 +80,17 @@ func (t *Target) Aborted() bool { return t.aborted }
 
 // Memory implements migration.Target.
 func (t *Target) Memory() []migration.Region { return t.regions }
+
+// Rehearse lets the engine know what LoadState takes: as long as a test's hook.
+func (t *Target) Rehearse() (time.Duration, error) {
+	began := time.Now()
+	done, err := t.host.enter(t.host.world, "Rehearse")
+	defer done()
+	if t.loaded || t.running || t.aborted {
+		t.host.world.breach("Rehearse called with state loaded %v, running %v, aborted %v", t.loaded, t.running, t.aborted)
+	}
+	return time.Since(began), err
+}
 
 // Populate implements migration.Target. It may be called beside other methods,
 // so it is not noted among the calls.

@@ -76,7 +76,7 @@ var rules = [typeEnd]rule{
 	TypeHello:     {name: "HELLO", min: helloFixed, max: helloFixed + MaxVMID},
 	TypeConfig:    {name: "CONFIG", max: MaxBody, lastValid: true},
 	TypeLayout:    {name: "LAYOUT", min: 16, max: 16 * MaxRegions},
-	TypeBuilt:     {name: "BUILT"},
+	TypeBuilt:     {name: "BUILT", min: 8, max: 8},
 	TypeExtents:   {name: "EXTENTS", max: MaxBody, lastValid: true},
 	TypeZero:      {name: "ZERO", min: runSize, max: MaxBody},
 	TypeRaw:       {name: "RAW", min: runSize, max: MaxBody, bulk: MaxBulk},

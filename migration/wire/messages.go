@@ -104,6 +104,23 @@ func (h *Hello) Compatible() error {
 	return nil
 }
 
+// Built is what the destination knows of a machine that it has just built.
+type Built struct {
+	RestoreNS uint64 // what restoring its state should take, nanoseconds; 0 when it does not know
+}
+
+// Append adds the encoding of b to dst.
+func (b *Built) Append(dst []byte) []byte { return binary.LittleEndian.AppendUint64(dst, b.RestoreNS) }
+
+// Decode reads b from the body of a BUILT.
+func (b *Built) Decode(body []byte) error {
+	if len(body) != 8 {
+		return fmt.Errorf("%w: BUILT of %d bytes", ErrFormat, len(body))
+	}
+	*b = Built{binary.LittleEndian.Uint64(body)}
+	return nil
+}
+
 // Extent is a run of guest physical memory, bytes, page-aligned.
 type Extent struct{ GPA, Len uint64 }
 

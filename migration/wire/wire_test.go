@@ -29,6 +29,7 @@ func TestMessagesRoundTrip(t *testing.T) {
 		for _, m := range []struct{ in, out message }{
 			{&wire.Hello{MinVersion: lo, MaxVersion: lo + 3, Role: wire.RoleData, Codec: 7, Stream: streams - 1, Streams: streams,
 				PageSize: rapid.Uint32().Draw(t, "page"), Features: u64.Draw(t, "f"), Nonce: [16]byte{1, 2, 3}, VMID: id}, new(wire.Hello)},
+			{&wire.Built{RestoreNS: u64.Draw(t, "restore")}, new(wire.Built)},
 			{&wire.Round{N: rapid.Uint32Range(1, 1<<32-1).Draw(t, "n"), Pages: u64.Draw(t, "pages")}, new(wire.Round)},
 			{&wire.Hash{Sum: [32]byte{9, 8}, Pages: u64.Draw(t, "hashed")}, new(wire.Hash)},
 			{&wire.Prepare{Zero: u64.Draw(t, "z"), Data: u64.Draw(t, "d"), StateLen: u64.Draw(t, "l"), StateCRC: 5}, new(wire.Prepare)},
@@ -255,7 +256,7 @@ func decodeAll(f *wire.Frame) {
 	_, _ = wire.DecodeExtents(f.Body)
 	_, _ = wire.DecodeAck(f.Body)
 	_ = wire.DecodeText(f.Body)
-	for _, m := range []message{new(wire.Hello), new(wire.Round), new(wire.Hash), new(wire.Prepare), new(wire.Ready), new(wire.Running)} {
+	for _, m := range []message{new(wire.Hello), new(wire.Built), new(wire.Round), new(wire.Hash), new(wire.Prepare), new(wire.Ready), new(wire.Running)} {
 		if m.Decode(f.Body) == nil && !bytes.Equal(m.Append(nil), f.Body) {
 			panic("a message that decodes must encode to the same bytes")
 		}

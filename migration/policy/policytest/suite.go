@@ -24,6 +24,10 @@ func rounds() []policy.Round {
 		{Number: 3, TotalPages: 1 << 18, DirtyPages: 1 << 17, Bandwidth: 1, EstDowntime: math.MaxInt64, DowntimeLimit: time.Nanosecond, Duty: 1},
 		{Number: math.MaxInt32, Elapsed: math.MaxInt64, Took: math.MaxInt64, TotalPages: math.MaxUint64, DirtyPages: math.MaxUint64,
 			SentPages: math.MaxUint64, SentBytes: math.MaxUint64, Bandwidth: math.Inf(1), EstDowntime: math.MaxInt64, Duty: 100},
+		{Number: 4, DirtyPages: math.MaxUint64, Bandwidth: math.NaN(), EstDowntime: math.MinInt64, Duty: 100, PageBytes: math.NaN(),
+			Sample: policy.Sample{Took: 1, NewPages: math.MaxUint64, Pause: math.MaxInt64, Pages: math.MaxInt64, State: math.MaxInt64, Resume: math.MaxInt64}},
+		{Number: 5, DirtyPages: 1, Bandwidth: -1, DowntimeLimit: time.Second, Duty: 100, PageBytes: math.Inf(1),
+			Sample: policy.Sample{Took: math.MaxInt64, Pause: math.MinInt64, Pages: -1, State: -1, Resume: -1}},
 	}
 }
 
@@ -70,19 +74,29 @@ func Stop(t *testing.T, make func() policy.Stop) {
 	t.Helper()
 	idle := policy.Round{Number: 1, TotalPages: 1 << 20, Bandwidth: 1e9, DowntimeLimit: 30 * time.Millisecond, Duty: 100}
 	require.Equal(t, policy.Finish, make().Decide(idle), "nothing dirty: the rule must finish")
-	s := make()
-	busy := policy.Round{TotalPages: 1 << 20, DirtyPages: 1 << 20, Bandwidth: 1e6, SentPages: 1 << 20, SentBytes: 1 << 32,
-		EstDowntime: time.Hour, DowntimeLimit: time.Millisecond, Duty: 100}
-	for n := 1; ; n++ {
-		require.LessOrEqual(t, n, 1_000_000, "the rule never finishes a guest that does not converge")
-		busy.Number = n
-		if s.Decide(busy) == policy.Finish {
-			break
-		}
+	for _, bandwidth := range []float64{1e6, 0, -1, math.NaN(), math.Inf(1), math.SmallestNonzeroFloat64} {
+		busy := policy.Round{TotalPages: 1 << 20, DirtyPages: 1 << 20, Bandwidth: bandwidth, SentPages: 1 << 20, SentBytes: 1 << 32,
+			EstDowntime: time.Hour, DowntimeLimit: time.Millisecond, Duty: 100}
+		finishes(t, make(), busy)
+		busy.EstDowntime = 0 // the pages would fit, but nothing else does
+		busy.Sample = policy.Sample{Took: time.Millisecond, NewPages: 1 << 20, Pause: time.Hour, Pages: time.Hour, State: math.MaxInt64, Resume: time.Hour}
+		finishes(t, make(), busy)
 	}
 	for _, r := range rounds() {
 		d := make().Decide(r)
 		require.Contains(t, []policy.Decision{policy.Continue, policy.Finish}, d)
+		if m, ok := make().(policy.Measurer); ok {
+			took := m.Measure(r)
+			require.True(t, took >= 0 && took <= time.Second, "Measure must be 0 to a second, is %v in round %d", took, r.Number)
+		}
+	}
+}
+
+// finishes runs a rule against a guest that stays as busy as in r.
+func finishes(t *testing.T, s policy.Stop, r policy.Round) {
+	t.Helper()
+	for r.Number = 1; s.Decide(r) != policy.Finish; r.Number++ {
+		require.Less(t, r.Number, 1_000_000, "the rule never finishes a guest that does not converge")
 	}
 }
 
