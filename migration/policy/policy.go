@@ -19,6 +19,7 @@ type Round struct {
 	EstDowntime   time.Duration // if the guest were paused now; the engine's estimate
 	DowntimeLimit time.Duration // what the user allows
 	Duty          int           // percent of the time the vCPUs may run at present, 1 to 100
+	VCPUs         int           // vCPUs of the guest
 }
 
 // Order decides which pages go first.
@@ -85,9 +86,11 @@ type Observer interface {
 
 // Throttle decides how far the guest is slowed so that copying can catch up.
 type Throttle interface {
-	// Next gives the share of time, 1 to 100 percent, that the vCPUs may run from
-	// now on. It is called after each round. The engine undoes it on every exit.
-	Next(r Round) int
+	// Next gives the guest's pace from now on. It is asked before the first round,
+	// with the zero Round and maybe more than once, what the migration begins with,
+	// and then after each round. All answers of one throttle have the same By. The
+	// engine undoes the pace on every exit.
+	Next(r Round) Pace
 }
 
 // Decision is a Stop's answer.
