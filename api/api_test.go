@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -194,6 +195,16 @@ func TestUpdateAndCancel(t *testing.T) {
 	st, err = r.c.Migration(ctx)
 	require.NoError(t, err)
 	require.Equal(t, rate, st.Progress.Limit, "a bad update changes nothing")
+	r.vm.sim.Fail("CanPace", errors.New("no ring here"))
+	ring, empty := "dirty-limit:20", ""
+	refused(t, r.c.UpdateMigration(ctx, MigrationUpdate{Bandwidth: new(int64), Throttle: &ring}), 400, "no ring here")
+	st, err = r.c.Migration(ctx)
+	require.NoError(t, err)
+	require.Equal(t, rate, st.Progress.Limit, "nor does a throttle that the machine cannot obey")
+	r.vm.sim.Fail("CanPace", nil)
+	for _, text := range []*string{&ring, &empty} {
+		require.NoError(t, r.c.UpdateMigration(ctx, MigrationUpdate{Throttle: text}))
+	}
 
 	require.NoError(t, r.c.CancelMigration(ctx))
 	st, err = r.c.Migration(ctx)

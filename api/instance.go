@@ -282,6 +282,12 @@ func (i *Instance) UpdateMigration(u MigrationUpdate) error {
 		if throttle, err = policy.Throttles.Parse(*u.Throttle); err != nil {
 			return err
 		}
+		if throttle == nil { // an empty text is the default
+			throttle = policy.None{}
+		}
+		if err := mv.session.CanThrottle(throttle); err != nil {
+			return err
+		}
 	}
 	if u.Bandwidth != nil {
 		if err := mv.session.SetBandwidth(*u.Bandwidth); err != nil {

@@ -21,6 +21,7 @@ type engine interface {
 	SetBandwidth(bytesPerSecond int64) error
 	SetDowntimeLimit(d time.Duration) error
 	SetThrottle(t policy.Throttle) error
+	CanThrottle(t policy.Throttle) error
 }
 
 var _ engine = (*migration.Session)(nil)

@@ -120,6 +120,7 @@ func (s *save) Progress() migration.Progress {
 func (s *save) SetBandwidth(int64) error             { return errSaveTuning }
 func (s *save) SetDowntimeLimit(time.Duration) error { return errSaveTuning }
 func (s *save) SetThrottle(policy.Throttle) error    { return errSaveTuning }
+func (s *save) CanThrottle(policy.Throttle) error    { return errSaveTuning }
 
 // enter notes a phase and tells whoever watches. pages is how many there are to
 // write, where that is known.

@@ -45,7 +45,8 @@ type DirtyRing struct {
 	object  string
 	mem     []byte
 	entries []dirtyGFN
-	next    uint64
+	next    uint64 // entries harvested since the ring was mapped
+	seen    uint64 // entries that Published has counted, next or more
 }
 
 // MapDirtyRing maps the ring; entries is the number that the capability was
@@ -80,13 +81,32 @@ func (r *DirtyRing) Next() (DirtyPage, bool) {
 	e := &r.entries[r.next%uint64(len(r.entries))]
 	// The kernel publishes slot and offset before the flag, and reuses the
 	// entry only after it sees ours: both flag accesses must be atomic.
-	if flags := atomic.LoadUint32(&e.Flags); flags&dirtyGFNFlagDirty == 0 || flags&dirtyGFNFlagReset != 0 {
+	if !published(e) {
 		return DirtyPage{}, false
 	}
 	p := DirtyPage{Slot: e.Slot, Offset: e.Offset}
 	atomic.StoreUint32(&e.Flags, dirtyGFNFlagReset)
 	r.next++
 	return p, true
+}
+
+// Published counts the entries that KVM has put into the ring since it was
+// mapped, harvested or not, and harvests none. A page that is written again
+// before its reset has no second entry. An entry is looked at once, so that
+// asking often is cheap. It is for the harvesting goroutine.
+func (r *DirtyRing) Published() uint64 {
+	r.seen = max(r.seen, r.next)
+	for size := uint64(len(r.entries)); r.seen < r.next+size; r.seen++ {
+		if !published(&r.entries[r.seen%size]) {
+			break
+		}
+	}
+	return r.seen
+}
+
+// published says that KVM has filled an entry, which has not been harvested.
+func published(e *dirtyGFN) bool {
+	return atomic.LoadUint32(&e.Flags)&(dirtyGFNFlagDirty|dirtyGFNFlagReset) == dirtyGFNFlagDirty
 }
 
 // Close unmaps the ring. It may be called again, by the harvesting goroutine.

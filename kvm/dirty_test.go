@@ -105,12 +105,18 @@ func TestDirtyRing(t *testing.T) {
 	defer ring.Close()
 	require.ErrorIs(t, g.vm.GetDirtyLog(0, make([]uint64, 4)), unix.ENXIO)
 
+	require.Zero(t, ring.Published())
+	total := uint64(0)
 	// Often enough that the ring wraps.
 	for range 2*entries/len(writtenPages()) + 1 {
 		g.reset(t)
 		require.Equal(t, ExitHLT, g.run(t))
 		bitmap := make([]uint64, 4)
 		n := 0
+		total += uint64(len(writtenPages()))
+		peeked := ring.Published()
+		require.GreaterOrEqual(t, peeked, total)
+		require.Equal(t, peeked, ring.Published())
 		for p, ok := ring.Next(); ok; p, ok = ring.Next() {
 			require.Zero(t, p.Slot)
 			require.Less(t, p.Offset, uint64(guestSize/pageSize))
@@ -118,6 +124,8 @@ func TestDirtyRing(t *testing.T) {
 			n++
 		}
 		requireSuperset(t, bitmap)
+		require.Equal(t, peeked, ring.Published(), "harvesting changes no count")
+		total = peeked
 		reset, err := g.vm.ResetDirtyRings()
 		require.NoError(t, err)
 		require.Equal(t, n, reset)
@@ -126,6 +134,40 @@ func TestDirtyRing(t *testing.T) {
 	require.NoError(t, ring.Close())
 	_, ok := ring.Next()
 	require.False(t, ok)
+	require.Equal(t, total, ring.Published())
+}
+
+// A ring in memory alone: counting stops at the first entry that KVM has not
+// filled, and after one turn where every entry is filled.
+func TestPublished(t *testing.T) {
+	r := &DirtyRing{entries: make([]dirtyGFN, 4)}
+	fill := func(from, to int) {
+		for i := from; i < to; i++ {
+			r.entries[i%4].Flags = dirtyGFNFlagDirty
+		}
+	}
+	take := func(n int) {
+		for range n {
+			_, ok := r.Next()
+			require.True(t, ok)
+		}
+	}
+	fill(0, 3)
+	take(1)
+	require.EqualValues(t, 3, r.Published())
+	fill(3, 4)
+	require.EqualValues(t, 4, r.Published(), "entry 0 is harvested, not filled again")
+	take(1)
+	r.entries[0].Flags = 0 // reset
+	require.EqualValues(t, 4, r.Published())
+	fill(4, 5)
+	require.EqualValues(t, 5, r.Published())
+	r.entries[1].Flags = 0
+	fill(5, 6)
+	require.EqualValues(t, 6, r.Published(), "all filled: one turn and no more")
+	require.EqualValues(t, 6, r.Published())
+	take(4)
+	require.EqualValues(t, 6, r.Published())
 }
 
 func TestMemoryRegions(t *testing.T) {

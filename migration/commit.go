@@ -100,10 +100,8 @@ func (e *engine) stopLog() {
 			e.o.Log.Warn("stop dirty log", "err", err)
 		}
 	}
-	if e.duty != 100 {
-		if err := e.src.SetDuty(100); err != nil {
-			e.o.Log.Warn("end throttling", "err", err)
-		}
+	if err := e.endPace(); err != nil {
+		e.o.Log.Warn("clean up", "err", err)
 	}
 }
 

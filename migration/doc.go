@@ -6,12 +6,13 @@
 // # One migration
 //
 //	source                          control connection            destination
+//	            CanPace: a throttle that cannot be had fails here
 //	connect     HELLO ------------------------------------------> version, features
 //	            <------------------------------------------ HELLO the session's nonce
 //	configure   CONFIG, LAYOUT ---------------------------------> Builder makes the machine
 //	            <------------------------------------------ BUILT what a restore takes
 //	            N data streams, HELLO with the nonce ------------> attached
-//	copy        StartDirtyLog, Touched
+//	copy        StartDirtyLog, SetPace, Touched
 //	            EXTENTS ----------------------------------------> Populate, ahead of the data
 //	            round 1: touched pages,
 //	            Clear and send each chunk ~~ ZERO RAW ROUND ~~~~> into guest memory in place
@@ -27,7 +28,7 @@
 //	            <------------------------------------------ READY lease begins
 //	committed   GO ---------------------------------------------> inside the lease: Run
 //	            <---------------------------------------- RUNNING
-//	clean-up    StopDirtyLog
+//	clean-up    StopDirtyLog, SetPace: full speed
 //
 // The phases are typed (Phase) and their legal steps are two tables.
 //

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 
+	"godwit/migration/policy"
 	"godwit/migration/wire"
 )
 
@@ -26,7 +27,7 @@ type Extent = wire.Extent
 // migration/sim in memory alone.
 //
 // Every method before Release can be undone, and the engine undoes it on every
-// way out before GO: StopDirtyLog, SetDuty(100), Reclaim, Resume, in this order.
+// way out before GO: StopDirtyLog, SetPace(policy.FullSpeed), Reclaim, Resume, in this order.
 type Source interface {
 	// Config is the whole machine configuration, opaque to the engine, for the
 	// destination's Builder.
@@ -53,8 +54,16 @@ type Source interface {
 	// different pages, while no other method but Ended and EndReason is being called; each page comes at
 	// most once per round. Only while the log is on.
 	Clear(gfns []uint64) error
-	// SetDuty lets the vCPUs run for percent of the time, 1 to 100.
-	SetDuty(percent int) error
+	// VCPUs is how many vCPUs the guest has.
+	VCPUs() int
+	// CanPace says why this machine cannot be slowed by p's means, whatever its
+	// numbers, and what to do about that. Any goroutine may call it, at any time.
+	CanPace(p policy.Pace) error
+	// SetPace slows the guest in place of the pace before, which ends whatever its
+	// means; policy.FullSpeed ends all slowing. A pace that failed may be in
+	// force in part, until SetPace(policy.FullSpeed). One by policy.ByDirtyLimit
+	// comes only while the log is on.
+	SetPace(p policy.Pace) error
 	// Pause stops the vCPUs, finishes accesses under way and drains devices:
 	// when it returns, nothing writes guest memory any more.
 	// A stop rule that measures has Pause, SaveState and Resume called once or

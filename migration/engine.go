@@ -44,7 +44,9 @@ type engine struct {
 	clearing sync.RWMutex // held shared by streams in Source.Clear
 	undoing  bool         // no Clear any more; guarded by clearing
 
-	duty                             int
+	pace  policy.Pace // of the guest at present
+	paced bool        // one was set, so there is one to undo
+
 	logging, paused, released, asked bool // what there is to undo
 	stateLen                         uint64
 	stateCRC                         uint32
@@ -56,7 +58,7 @@ type engine struct {
 }
 
 func newEngine(s *Session, ctx context.Context) *engine {
-	e := &engine{s: s, src: s.src, o: &s.o, ctx: ctx, duty: 100, closing: make(chan struct{}), gcOn: func() {},
+	e := &engine{s: s, src: s.src, o: &s.o, ctx: ctx, pace: policy.FullSpeed, closing: make(chan struct{}), gcOn: func() {},
 		rep: Report{Mode: s.o.Mode, Streams: s.o.Streams, Rounds: []RoundReport{}}}
 	if codec := s.o.Policies.Codec; codec.ID() != 0 {
 		e.codec = codec
@@ -93,6 +95,7 @@ func (e *engine) steps() error {
 		do   func() error
 		fail error
 	}{
+		{e.canThrottle, ErrOptions},
 		{e.connect, ErrHandshake},
 		{e.configure, ErrConfig},
 		{e.copyMemory, ErrMemory},

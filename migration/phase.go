@@ -30,7 +30,7 @@ const (
 // sourceNext is every legal step of a source. Undo can follow any phase before
 // the point of no return and none after it.
 var sourceNext = map[Phase][]Phase{
-	PhaseIdle:      {PhaseConnect},
+	PhaseIdle:      {PhaseConnect, PhaseUndo},
 	PhaseConnect:   {PhaseConfigure, PhaseUndo},
 	PhaseConfigure: {PhaseCopy, PhasePause, PhaseUndo},
 	PhaseCopy:      {PhasePause, PhaseUndo},

@@ -29,6 +29,9 @@ func (e *engine) copyMemory() error {
 	if err := e.src.StartDirtyLog(); err != nil {
 		return fmt.Errorf("start dirty log: %w", err)
 	}
+	if err := e.setPace(e.s.firstPace()); err != nil {
+		return err
+	}
 	if err := e.announce(); err != nil {
 		return err
 	}
@@ -49,7 +52,7 @@ func (e *engine) copyMemory() error {
 			e.promise(r)
 			return nil
 		}
-		if err := e.setDuty(throttle.Next(r)); err != nil {
+		if err := e.setPace(throttle.Next(r)); err != nil {
 			return err
 		}
 	}
@@ -146,7 +149,7 @@ func (e *engine) measure(n, pages int, took time.Duration) {
 	if bytes >= minMeasured || e.bandwidth == 0 {
 		e.bandwidth = rate
 	}
-	e.last = policy.Round{Number: n, Took: took, TotalPages: e.mem.pages, SentPages: uint64(pages), SentBytes: bytes, Duty: e.duty}
+	e.last = policy.Round{Number: n, Took: took, TotalPages: e.mem.pages, SentPages: uint64(pages), SentBytes: bytes, Duty: e.pace.Share(), VCPUs: e.src.VCPUs()}
 	e.rep.Rounds = append(e.rep.Rounds, RoundReport{N: n, MS: ms(took), SentPages: uint64(pages), WireBytes: bytes, Bandwidth: uint64(rate)})
 }
 
@@ -180,23 +183,6 @@ func (e *engine) pageBytes() float64 {
 		return min(float64(r.SentBytes)/float64(r.SentPages), fullPage)
 	}
 	return fullPage
-}
-
-// setDuty slows the guest, if the throttle wants another pace than now.
-func (e *engine) setDuty(percent int) error {
-	percent = min(max(percent, 1), 100)
-	if percent == e.duty {
-		return nil
-	}
-	e.duty = percent
-	e.rep.ThrottleMax = max(e.rep.ThrottleMax, 100-percent)
-	e.s.mu.Lock()
-	e.s.p.Duty = percent
-	e.s.mu.Unlock()
-	if err := e.src.SetDuty(percent); err != nil {
-		return fmt.Errorf("set vCPU duty to %d %%: %w", percent, err)
-	}
-	return nil
 }
 
 // lastPages pauses the guest and sends what is left.

@@ -37,7 +37,8 @@ type Report struct {
 	// was written to a file.
 	WireBytes uint64 `json:"wire_bytes"`
 	Streams   int    `json:"streams"`
-	// ThrottleMax is the most that the guest was slowed, percent of its time.
+	// ThrottleMax is the most that was taken from the guest's processors, percent
+	// of their time.
 	ThrottleMax int           `json:"throttle_max"`
 	Pages       PageCounts    `json:"pages"`
 	Rounds      []RoundReport `json:"rounds"`
@@ -46,6 +47,8 @@ type Report struct {
 	Promise  *Promise  `json:"promise,omitempty"`
 	PostCopy *PostCopy `json:"postcopy,omitempty"`
 	Verify   *Verified `json:"verify,omitempty"`
+	// DirtyLimit is the least that a vCPU was held to, new dirty pages per second.
+	DirtyLimit uint64 `json:"dirty_limit_pages_s,omitempty"`
 }
 
 // DowntimePhases are the parts of the downtime; their sum is DowntimeMS.
@@ -122,6 +125,8 @@ type Progress struct {
 	Limit         int64         `json:"bandwidth_limit"` // bytes per second, 0 for none
 	Duty          int           `json:"duty"`            // percent of the time the vCPUs may run
 	Done          bool          `json:"done"`
+	// DirtyLimit is what each vCPU is held to, new dirty pages per second; 0 for none.
+	DirtyLimit uint64 `json:"dirty_limit_pages_s,omitempty"`
 }
 
 // ms converts to the unit of reports.

@@ -25,6 +25,7 @@ type Session struct {
 	started   time.Time
 	downLimit time.Duration
 	throttle  policy.Throttle
+	first     policy.Pace // that throttle begins with
 	p         Progress
 	live      func() (sent, wire uint64) // of the round under way
 }
@@ -36,6 +37,7 @@ func NewSession(src Source, dial Dialer, o SendOptions) (*Session, error) {
 		return nil, err
 	}
 	s := &Session{src: src, dial: dial, o: o, downLimit: o.DowntimeLimit, throttle: o.Policies.Throttle}
+	s.first = s.throttle.Next(policy.Round{})
 	s.limit.set(o.Bandwidth)
 	s.p = Progress{Phase: PhaseIdle, Duty: 100}
 	return s, nil
@@ -142,14 +144,6 @@ func (s *Session) SetDowntimeLimit(d time.Duration) error {
 		return err
 	}
 	return s.change(func() { s.downLimit = d })
-}
-
-// SetThrottle changes how the guest is slowed, from the next round on.
-func (s *Session) SetThrottle(t policy.Throttle) error {
-	if t == nil {
-		t = policy.None{}
-	}
-	return s.change(func() { s.throttle = t })
 }
 
 func (s *Session) change(f func()) error {

@@ -90,10 +90,8 @@ func (e *engine) undo() error {
 			errs = append(errs, fmt.Errorf("stop dirty log: %w", err))
 		}
 	}
-	if e.logging || e.duty != 100 {
-		if err := e.src.SetDuty(100); err != nil {
-			errs = append(errs, fmt.Errorf("end throttling: %w", err))
-		}
+	if err := e.endPace(); err != nil {
+		errs = append(errs, err)
 	}
 	if e.released {
 		if err := e.reclaim(); err != nil {

@@ -153,6 +153,14 @@ func (t *ringTracker) full() error {
 	return t.harvest()
 }
 
+// published counts the pages that vCPU i has put into its ring since it was
+// created, each once between two resets, and takes none out.
+func (t *ringTracker) published(i int) uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.rings[i].Published()
+}
+
 // harvest empties all rings.
 func (t *ringTracker) harvest() error {
 	t.mu.Lock()

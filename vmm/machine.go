@@ -130,7 +130,7 @@ func assemble(cfg Config, o Options, a assembly) (_ *Machine, err error) {
 	for _, v := range m.vcpus {
 		v.start()
 	}
-	m.throttle = newThrottle(m.vcpus)
+	m.throttle = newThrottle(m.vcpus, m.mem.ring())
 	return m, nil
 }
 
@@ -405,8 +405,9 @@ func (m *Machine) Close() error {
 	if m.State() == StateClosed {
 		return nil
 	}
+	var err error
 	if m.throttle != nil {
-		m.throttle.close()
+		err = m.throttle.close()
 	}
 	for _, v := range m.vcpus {
 		v.tell(wishStop)
@@ -416,7 +417,7 @@ func (m *Machine) Close() error {
 			<-v.done
 		}
 	}
-	err := m.dev.close()
+	err = errors.Join(err, m.dev.close())
 	if m.mem != nil {
 		if ring := m.mem.ring(); ring != nil {
 			err = errors.Join(err, ring.close())

@@ -13,6 +13,7 @@ import (
 	"godwit/devices/state"
 	"godwit/kvm"
 	"godwit/migration"
+	"godwit/migration/policy"
 )
 
 // wireConfig is CONFIG on the wire: the machine, and what its vCPUs promise
@@ -72,8 +73,14 @@ func (s *source) Dirty(dst migration.Bitmap) error { return s.m.mem.dirty(dst) }
 // Clear implements migration.Source.
 func (s *source) Clear(gfns []uint64) error { return s.m.mem.clear(gfns) }
 
-// SetDuty implements migration.Source.
-func (s *source) SetDuty(percent int) error { return s.m.throttle.set(percent) }
+// VCPUs implements migration.Source.
+func (s *source) VCPUs() int { return len(s.m.vcpus) }
+
+// CanPace implements migration.Source.
+func (s *source) CanPace(p policy.Pace) error { return s.m.throttle.can(p) }
+
+// SetPace implements migration.Source.
+func (s *source) SetPace(p policy.Pace) error { return s.m.throttle.set(p) }
 
 // Pause implements migration.Source. A machine that its operator has paused
 // stays paused, here after a failure and there after success.

@@ -3,79 +3,93 @@ package vmm
 import (
 	"fmt"
 	"sync"
-	"time"
+
+	"godwit/migration/policy"
 )
 
-// dutyPeriod is the cycle of a throttled vCPU. It is short, so that a guest's
-// own timers see many small delays instead of a few long ones, and long
-// beside the price of a kick.
-const dutyPeriod = 10 * time.Millisecond
-
-// throttle lets vCPUs run for a share of the time: once a period it kicks each
-// of them into a nap.
+// throttle slows the vCPUs for a migration, by one means at a time. Its methods
+// may be called from any goroutine.
 type throttle struct {
-	vcpus []*VCPU
+	vcpus  []*VCPU
+	ring   *ringTracker // nil where the tracker is the log
+	groups *cpuGroups
 
-	mu      sync.Mutex
-	percent int
-	stop    chan struct{} // closes the running cycle; nil when there is none
-	done    chan struct{}
+	mu  sync.Mutex
+	by  policy.Means
+	end func() error // ends what is in force by that means; nil at full speed
 }
 
-func newThrottle(vcpus []*VCPU) *throttle {
-	return &throttle{vcpus: vcpus, percent: 100}
+// newThrottle slows vCPUs whose threads have started.
+func newThrottle(vcpus []*VCPU, ring *ringTracker) *throttle {
+	threads := make([]groupThread, len(vcpus))
+	for i, v := range vcpus {
+		threads[i] = groupThread{id: v.id, tid: v.tid}
+	}
+	return &throttle{vcpus: vcpus, ring: ring, groups: newCPUGroups(threads)}
 }
 
-// set changes the share, 1 to 100 percent; 100 ends the cycle.
-func (t *throttle) set(percent int) error {
-	if percent < 1 || percent > 100 {
-		return fmt.Errorf("duty of %d percent; give 1 to 100", percent)
+// can says why p's means is not to be had here.
+func (t *throttle) can(p policy.Pace) error {
+	switch p.By {
+	case policy.ByDuty:
+		return nil
+	case policy.ByDirtyLimit:
+		if t.ring == nil {
+			return fmt.Errorf("a dirty-rate limit counts pages in KVM's dirty ring, and this machine tracks writes with %q; start it with --tracker %s, or use --throttle auto-converge or cap:PCT", TrackerLog, TrackerRing)
+		}
+		return nil
+	case policy.ByCgroup:
+		_, err := t.groups.check()
+		return err
+	}
+	return fmt.Errorf("a machine cannot be slowed by %v", p.By)
+}
+
+// set puts p in the place of what is in force. What fails half-way is ended by
+// the next set, or close.
+func (t *throttle) set(p policy.Pace) error {
+	if err := t.can(p); err != nil {
+		return err
+	}
+	if p != p.Clamp() {
+		return fmt.Errorf("slow the vCPUs to %+v: out of range", p)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.halt()
-	t.percent = percent
-	if percent == 100 {
-		return nil
+	if t.end != nil && t.by == policy.ByCgroup && p.By == policy.ByCgroup && !p.Free() {
+		return t.groups.limit(p.Percent) // the groups stay
 	}
-	t.stop, t.done = make(chan struct{}), make(chan struct{})
-	go t.cycle(dutyPeriod*time.Duration(100-percent)/100, t.stop, t.done)
+	if err := t.halt(); err != nil || p.Free() {
+		return err
+	}
+	t.by = p.By
+	switch p.By {
+	case policy.ByDuty:
+		t.end = startDuty(t.vcpus, p.Percent)
+	case policy.ByDirtyLimit:
+		t.end = startDirtyLimit(t.vcpus, t.ring, p.PagesPerSecond)
+	case policy.ByCgroup:
+		t.end = t.groups.free
+		return t.groups.limit(p.Percent)
+	}
 	return nil
 }
 
-func (t *throttle) cycle(nap time.Duration, stop, done chan struct{}) {
-	defer close(done)
-	tick := time.NewTicker(dutyPeriod)
-	defer tick.Stop()
-	for {
-		select {
-		case <-stop:
-			return
-		case <-tick.C:
-			for _, v := range t.vcpus {
-				v.nap.Store(int64(nap))
-				v.kick()
-			}
-		}
+// halt ends what is in force. The caller holds mu.
+func (t *throttle) halt() error {
+	if t.end == nil {
+		return nil
 	}
+	if err := t.end(); err != nil {
+		return err
+	}
+	t.end = nil
+	return nil
 }
 
-// halt ends the cycle; a nap under way is over within one period. The caller
-// holds mu.
-func (t *throttle) halt() {
-	if t.stop == nil {
-		return
-	}
-	close(t.stop)
-	<-t.done
-	t.stop, t.done = nil, nil
-	for _, v := range t.vcpus {
-		v.nap.Store(0)
-	}
-}
-
-func (t *throttle) close() {
+// close ends what is in force, while the vCPUs' threads are still there.
+func (t *throttle) close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.halt()
+	return t.halt()
 }

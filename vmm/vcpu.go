@@ -48,9 +48,11 @@ type VCPU struct {
 	wish   wish
 	parked bool
 
-	// kicked is wish != wishRun or a nap is due, readable without the lock.
+	// kicked is wish != wishRun, readable without the lock.
 	kicked atomic.Bool
-	nap    atomic.Int64 // nanoseconds to sleep at the next kick (duty cycle)
+	// dozeUntil is when a nap ends that the throttle ordered, nanoseconds since the
+	// machine's beginning.
+	dozeUntil atomic.Int64
 
 	exits atomic.Uint64
 }
@@ -175,22 +177,48 @@ func (v *VCPU) runUntilKicked() {
 	}
 }
 
-// takeNap sleeps off what the duty cycle asks for, woken early by a wish.
+// doze sends the vCPU to sleep from now on for d, in place of a nap under way. It
+// does not wait.
+func (v *VCPU) doze(d time.Duration) {
+	v.dozeUntil.Store(int64(time.Since(v.m.began) + d))
+	v.kick()
+}
+
+// rouse ends a nap.
+func (v *VCPU) rouse() {
+	v.dozeUntil.Store(0)
+	v.wake()
+}
+
+// wake has whoever waits for the wish, or for the end of a nap, look again.
+func (v *VCPU) wake() {
+	v.mu.Lock() // or it could fall between the look and Wait
+	v.cond.Broadcast()
+	v.mu.Unlock()
+}
+
+// takeNap sleeps while the throttle wants that, woken early by a wish.
 func (v *VCPU) takeNap() {
-	d := time.Duration(v.nap.Swap(0))
-	if d <= 0 || v.kicked.Load() {
+	if v.napLeft() <= 0 {
 		return
 	}
-	wake := time.AfterFunc(d, func() {
-		v.mu.Lock() // or the wake-up could fall between the look at the time and Wait
-		v.cond.Broadcast()
-		v.mu.Unlock()
-	})
-	defer wake.Stop()
-	until := time.Now().Add(d)
 	v.mu.Lock()
-	for v.wish == wishRun && time.Now().Before(until) {
+	defer v.mu.Unlock()
+	for v.wish == wishRun {
+		left := v.napLeft()
+		if left <= 0 {
+			return
+		}
+		timer := time.AfterFunc(left, v.wake)
 		v.cond.Wait()
+		timer.Stop()
 	}
-	v.mu.Unlock()
+}
+
+func (v *VCPU) napLeft() time.Duration {
+	until := v.dozeUntil.Load()
+	if until == 0 {
+		return 0
+	}
+	return time.Duration(until) - time.Since(v.m.began)
 }

@@ -21,6 +21,7 @@ import (
 
 	"godwit/api"
 	"godwit/cmd/godwit/internal/units"
+	"godwit/migration"
 	"godwit/vmm"
 )
 
@@ -304,4 +305,17 @@ func TestTimeValue(t *testing.T) {
 	require.NoError(t, v.Set("1.5ms"))
 	require.Equal(t, 1.5, v.ms())
 	require.Equal(t, 1500*time.Microsecond, time.Duration(v))
+}
+
+func TestSummarySaysHowFarTheGuestWasSlowed(t *testing.T) {
+	for want, r := range map[string]migration.Report{
+		"": {},
+		"  slowed    to 40% of its processors' time\n":                                           {ThrottleMax: 60},
+		"  slowed    to 20 MB/s of new dirty pages per vCPU\n":                                   {DirtyLimit: 4883},
+		"  slowed    to 1% of its processors' time, and to 1 MB/s of new dirty pages per vCPU\n": {ThrottleMax: 99, DirtyLimit: 245},
+	} {
+		text := summary(api.MigrationStatus{To: "tcp:h:1", Report: &r})
+		require.Equal(t, want != "", strings.Contains(text, "slowed"), text)
+		require.Contains(t, text, want)
+	}
 }

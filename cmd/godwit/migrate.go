@@ -43,6 +43,7 @@ destination's must be for the HOST of --to. The machine's process reads the file
 		Example: `  godwit migrate --name web --to tcp:host2:7000 --bandwidth 125MB/s
   godwit migrate --api-sock vm.sock --to unix:in.sock --verify --json
   godwit migrate --name web --to tcp:host2:7000 --tls-cert host1.pem --tls-key host1.key --tls-ca ca.pem
+  godwit migrate --name web --to tcp:host2:7000 --throttle cap:50
   godwit migrate --name web --to file:/srv/web.saved`,
 		Args: cobra.NoArgs,
 		RunE: action(func(cmd *cobra.Command, _ []string) error {
@@ -83,7 +84,7 @@ destination's must be for the HOST of --to. The machine's process reads the file
 	f.Var(&timeout, "timeout", "give up after so long and let the guest run on here, as in --timeout 2m (default never)")
 	f.StringVar(&q.Order, "order", "", "`POLICY` for the order of pages: "+names(policy.Orders.Names())+", as in --order "+policy.Orders.Names()[0])
 	f.StringVar(&q.Codec, "codec", "", "`POLICY` for making pages smaller: "+names(policy.Codecs.Names())+", as in --codec "+policy.Codecs.Names()[0])
-	f.StringVar(&q.Throttle, "throttle", "", "`POLICY` for slowing the guest: "+names(policy.Throttles.Names())+", as in --throttle none")
+	f.StringVar(&q.Throttle, "throttle", "", "`POLICY` for slowing the guest: "+names(policy.Throttles.Names())+"; as in --throttle auto-converge, --throttle cap:50,by=cgroup (half a processor for each vCPU; by=duty where no cgroup is delegated) or --throttle dirty-limit:20 (20 MB/s of newly dirtied pages for each vCPU, or without a number what the link bears; the machine needs --tracker ring)")
 	f.StringVar(&q.Stop, "stop", "", "`POLICY` for when to pause the guest: "+names(policy.Stops.Names())+", as in --stop last-sync,rounds=10 or --stop measured,sample=5, which watches the guest for 5 ms before it promises")
 	addTLS(f, &q.TLSFiles, "destination")
 	f.BoolVar(&q.Verify, "verify", false, "compare hashes of guest memory before the guest runs there, as in migrate --verify")
@@ -180,10 +181,25 @@ func summary(st api.MigrationStatus) string {
 	}
 	fmt.Fprintf(&b, "  sent      %s in %d rounds, %d streams\n", units.FormatBytes(float64(r.WireBytes)), len(r.Rounds), r.Streams)
 	fmt.Fprintf(&b, "  pages     %s\n", pageCounts(r.Pages))
+	if text := slowed(r); text != "" {
+		fmt.Fprintf(&b, "  slowed    %s\n", text)
+	}
 	if v := r.Verify; v != nil {
 		fmt.Fprintf(&b, "  verified  %.16s here, %.16s there\n", v.Source, v.Destination)
 	}
 	return b.String()
+}
+
+// slowed says how far the guest was slowed at most, "" for not at all.
+func slowed(r *migration.Report) string {
+	var words []string
+	if r.ThrottleMax > 0 {
+		words = append(words, fmt.Sprintf("to %d%% of its processors' time", 100-r.ThrottleMax))
+	}
+	if r.DirtyLimit > 0 {
+		words = append(words, fmt.Sprintf("to %s of new dirty pages per vCPU", units.FormatRate(float64(r.DirtyLimit)*policy.PageSize)))
+	}
+	return strings.Join(words, ", and ")
 }
 
 // pageCounts lists the classes of pages that there are.

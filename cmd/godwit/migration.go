@@ -65,9 +65,12 @@ func newMigrationSet() *cobra.Command {
 		Use:   "set bandwidth=RATE,downtime-limit=TIME,throttle=NAME",
 		Short: "Retune a migration under way",
 		Long: `Retune a migration under way. Any of the settings may be given; bandwidth=0 takes the limit away, and throttle comes
-last, since what follows may be its own options.`,
-		Example: "  godwit migration set --name web bandwidth=250MB/s,downtime-limit=50ms",
-		Args:    cobra.ExactArgs(1),
+last, since what follows may be its own options. It holds from the next round on; one that the machine cannot obey, as
+dirty-limit without --tracker ring, is refused, and the migration goes on as before.`,
+		Example: `  godwit migration set --name web bandwidth=250MB/s,downtime-limit=50ms
+  godwit migration set --name web throttle=cap:50,by=duty
+  godwit migration set --name web throttle=none`,
+		Args: cobra.ExactArgs(1),
 		RunE: action(func(cmd *cobra.Command, args []string) error {
 			u, err := parseUpdate(args[0])
 			if err != nil {

@@ -45,8 +45,8 @@ func (Raw) Forget(uint64) {}
 // None is the throttle "none": the guest always runs at full speed.
 type None struct{}
 
-// Next is always 100.
-func (None) Next(Round) int { return 100 }
+// Next is always FullSpeed.
+func (None) Next(Round) Pace { return FullSpeed }
 
 // DefaultMaxRounds is LastSync's bound when none is given.
 const DefaultMaxRounds = 30

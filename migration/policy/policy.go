@@ -21,6 +21,7 @@ type Round struct {
 	Duty          int           // percent of the time the vCPUs may run at present, 1 to 100
 	PageBytes     float64       // what a dirty page takes on the wire; the engine's estimate, 0 when it has none
 	Sample        Sample        // what a Measurer asked for; zero when none was made
+	VCPUs         int           // vCPUs of the guest
 }
 
 // Order decides which pages go first.
@@ -87,9 +88,11 @@ type Observer interface {
 
 // Throttle decides how far the guest is slowed so that copying can catch up.
 type Throttle interface {
-	// Next gives the share of time, 1 to 100 percent, that the vCPUs may run from
-	// now on. It is called after each round. The engine undoes it on every exit.
-	Next(r Round) int
+	// Next gives the guest's pace from now on. It is asked before the first round,
+	// with the zero Round and maybe more than once, what the migration begins with,
+	// and then after each round. All answers of one throttle have the same By. The
+	// engine undoes the pace on every exit.
+	Next(r Round) Pace
 }
 
 // Decision is a Stop's answer.

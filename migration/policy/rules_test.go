@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -68,17 +69,89 @@ func TestAutoConverge(t *testing.T) {
 	calm := busy
 	calm.DirtyPages = 50
 	var got []int
-	for _, r := range []policy.Round{busy, calm, busy, busy, busy, busy, busy, busy, busy, busy} {
-		got = append(got, th.Next(r))
+	for _, r := range []policy.Round{{}, busy, calm, busy, busy, busy, busy, busy, busy, busy, busy} {
+		got = append(got, th.Next(r).Percent)
 	}
-	require.Equal(t, []int{100, 100, 100, 70, 70, 45, 45, 20, 20, 20}, got)
-	for _, bad := range []string{"auto-converge,initial=0", "auto-converge,max=100", "cap:0", "cap:101", "cap:x"} {
-		_, err := policy.Throttles.Parse(bad)
-		require.ErrorIs(t, err, policy.ErrBadPolicy, bad)
+	require.Equal(t, []int{100, 100, 100, 100, 70, 70, 45, 45, 20, 20, 20}, got)
+}
+
+// What a throttle begins with, by its text.
+func TestThrottleTexts(t *testing.T) {
+	for text, want := range map[string]policy.Pace{
+		"none":                {By: policy.ByDuty, Percent: 100},
+		"auto-converge":       {By: policy.ByDuty, Percent: 100},
+		"cap":                 {By: policy.ByDuty, Percent: 50},
+		"cap:30":              {By: policy.ByDuty, Percent: 30},
+		"cap:30,by=duty":      {By: policy.ByDuty, Percent: 30},
+		"cap:30,by=cgroup":    {By: policy.ByCgroup, Percent: 30},
+		"dirty-limit":         {By: policy.ByDirtyLimit},
+		"dirty-limit:1":       {By: policy.ByDirtyLimit, PagesPerSecond: 245},
+		"dirty-limit:4096":    {By: policy.ByDirtyLimit, PagesPerSecond: 1_000_000},
+		"dirty-limit:1000000": {By: policy.ByDirtyLimit, PagesPerSecond: 244_140_625},
+	} {
+		th, err := policy.Throttles.Parse(text)
+		require.NoError(t, err, text)
+		require.Equal(t, want, th.Next(policy.Round{}), text)
 	}
-	c, err := policy.Throttles.Parse("cap:30")
-	require.NoError(t, err)
-	require.Equal(t, 30, c.Next(busy))
+	for text, says := range map[string]string{
+		"auto-converge,initial=0": "1 to 99", "auto-converge,max=100": "1 to 99",
+		"cap:0": "1 to 100", "cap:101": "1 to 100", "cap:x": "whole number", "cap:30,by=": "duty or cgroup", "cap:30,by=luck": "duty or cgroup",
+		"dirty-limit:0": "1 to 1000000", "dirty-limit:1000001": "1 to 1000000", "dirty-limit:2.5": "whole number", "dirty-limit,by=cgroup": `no option "by"`,
+	} {
+		_, err := policy.Throttles.Parse(text)
+		require.ErrorIs(t, err, policy.ErrBadPolicy, text)
+		require.ErrorContains(t, err, says, text)
+	}
+}
+
+func TestDirtyLimitAdapts(t *testing.T) {
+	d := &policy.DirtyLimit{}
+	for i, step := range []struct {
+		dirty     uint64
+		bandwidth float64
+		want      uint64
+	}{
+		{1000, 0, 0},              // nothing known yet
+		{1000, 4096 * 8000, 1000}, // half of it, over four vCPUs
+		{900, 4096 * 80000, 1000}, // the dirty set shrinks: enough
+		{900, 4096 * 8000, 500},   // it does not
+		{2000, 4096 * 8000, 250},
+		{2000, 4096 * 8000, 245}, // the floor
+		{2000, 4096 * 8000, 245},
+		{0, 4096 * 8000, 245},
+	} {
+		got := d.Next(policy.Round{Number: i + 1, DirtyPages: step.dirty, Bandwidth: step.bandwidth, VCPUs: 4})
+		require.Equal(t, policy.Pace{By: policy.ByDirtyLimit, PagesPerSecond: step.want}, got, "round %d", i+1)
+	}
+	fixed := &policy.DirtyLimit{PagesPerSecond: 700}
+	for n := range 3 {
+		require.EqualValues(t, 700, fixed.Next(policy.Round{Number: n, DirtyPages: 5, Bandwidth: 1e9}).PagesPerSecond)
+	}
+}
+
+func TestPace(t *testing.T) {
+	for _, tc := range []struct {
+		p     policy.Pace
+		free  bool
+		share int
+		clamp policy.Pace
+		text  string
+	}{
+		{policy.FullSpeed, true, 100, policy.FullSpeed, "full speed"},
+		{policy.Pace{Percent: 40}, false, 40, policy.Pace{Percent: 40}, "40 % by duty cycle"},
+		{policy.Pace{By: policy.ByCgroup, Percent: 1}, false, 1, policy.Pace{By: policy.ByCgroup, Percent: 1}, "1 % by cgroup"},
+		{policy.Pace{Percent: -3, PagesPerSecond: 5}, false, 1, policy.Pace{Percent: 1}, "-3 % by duty cycle"},
+		{policy.Pace{}, false, 1, policy.Pace{Percent: 1}, "0 % by duty cycle"},
+		{policy.Pace{By: policy.ByCgroup, Percent: 300}, true, 100, policy.Pace{By: policy.ByCgroup, Percent: 100}, "full speed"},
+		{policy.Pace{By: policy.ByDirtyLimit}, true, 100, policy.Pace{By: policy.ByDirtyLimit}, "full speed"},
+		{policy.Pace{By: policy.ByDirtyLimit, Percent: 7, PagesPerSecond: 9}, false, 100, policy.Pace{By: policy.ByDirtyLimit, PagesPerSecond: 9}, "9 new dirty pages/s per vCPU"},
+	} {
+		require.Equal(t, tc.free, tc.p.Free(), tc.p)
+		require.Equal(t, tc.share, tc.p.Share(), tc.p)
+		require.Equal(t, tc.clamp, tc.p.Clamp(), tc.p)
+		require.Equal(t, tc.text, tc.p.String())
+	}
+	require.Equal(t, "dirty-rate limit, means 9", fmt.Sprintf("%v, %v", policy.ByDirtyLimit, policy.Means(9)))
 }
 
 func BenchmarkHotLast(b *testing.B) {

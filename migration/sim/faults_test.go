@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"godwit/migration"
+	"godwit/migration/policy"
 	"godwit/migration/wire"
 )
 
@@ -34,6 +35,7 @@ func faultRig(t *testing.T, f *fault) (*rig, *network) {
 	nw := &network{fault: f}
 	r.wrap = nw.wrap
 	r.send.Streams, r.send.Verify, r.send.DowntimeLimit = 2, true, 1
+	r.send.Policies.Throttle = policy.Cap{Percent: 60}
 	r.send.Silence, r.recv.Silence = 150*time.Millisecond, 150*time.Millisecond
 	r.recv.Lease = time.Second
 	return r, nw
@@ -84,6 +86,7 @@ func strike(t *testing.T, f *fault) {
 	res := r.migrate(t.Context())
 	nw.shutdown()
 	require.NoError(t, r.world.Check())
+	require.True(t, r.src.Pace().Free(), "the source is slowed to %v after %v", r.src.Pace(), res.sendErr)
 	running := r.world.Running()
 	require.LessOrEqual(t, len(running), 1)
 	if tg := r.host.Target(); tg != nil && !tg.Aborted() {

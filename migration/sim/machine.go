@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"godwit/migration"
+	"godwit/migration/policy"
 )
 
 var _ migration.Source = (*Machine)(nil)
@@ -27,7 +29,8 @@ type Machine struct {
 	touched migration.Bitmap
 	dirty   migration.Bitmap
 	logging bool
-	duty    int
+	pace    policy.Pace
+	paces   []policy.Pace // all that were set
 
 	pauseTried, released bool // engine's goroutine only
 	ended                chan struct{}
@@ -47,7 +50,7 @@ func NewMachine(w *World, layout ...migration.Extent) (*Machine, error) {
 	}
 	last := layout[len(layout)-1]
 	words := ((last.GPA+last.Len)/pageSize + 63) / 64
-	m := &Machine{world: w, regions: regions, config: config, State: []byte("state of the simulated machine"), duty: 100,
+	m := &Machine{world: w, regions: regions, config: config, State: []byte("state of the simulated machine"), pace: policy.FullSpeed,
 		touched: make(migration.Bitmap, words), dirty: make(migration.Bitmap, words), ended: make(chan struct{})}
 	if err := w.lock("source"); err != nil {
 		return nil, errors.Join(err, unmapRAM(regions))
@@ -104,8 +107,8 @@ func (m *Machine) Unharmed() error {
 		return errors.New("the source is paused")
 	case m.logging:
 		return errors.New("the source's dirty log is on")
-	case m.duty != 100:
-		return fmt.Errorf("the source runs at %d %%", m.duty)
+	case !m.pace.Free():
+		return fmt.Errorf("the source is slowed to %v", m.pace)
 	case m.released:
 		return errors.New("the source has not got its disk back")
 	}
@@ -213,20 +216,44 @@ func (m *Machine) Clear(gfns []uint64) error {
 	return nil
 }
 
-// SetDuty implements migration.Source.
-func (m *Machine) SetDuty(percent int) error {
-	done, err := m.enter(m.world, "SetDuty")
+// VCPUs implements migration.Source.
+func (m *Machine) VCPUs() int { return 1 }
+
+// CanPace implements migration.Source. It can, unless the test has it fail.
+func (m *Machine) CanPace(policy.Pace) error { return m.failing("CanPace") }
+
+// SetPace implements migration.Source. A pace that fails is in force all the
+// same, as the contract allows.
+func (m *Machine) SetPace(p policy.Pace) error {
+	done, err := m.enter(m.world, "SetPace")
 	defer done()
-	if percent < 1 || percent > 100 {
-		m.world.breach("SetDuty(%d)", percent)
-	}
-	if err != nil {
-		return err
-	}
 	m.bits.Lock()
 	defer m.bits.Unlock()
-	m.duty = percent
-	return nil
+	if p != p.Clamp() {
+		m.world.breach("SetPace(%+v)", p)
+	}
+	if p.By == policy.ByDirtyLimit && !m.logging {
+		m.world.breach("SetPace(%v) with the log off", p)
+	}
+	if err != nil && p.Free() {
+		return err
+	}
+	m.pace, m.paces = p, append(m.paces, p)
+	return err
+}
+
+// Pace is how the guest is slowed at present.
+func (m *Machine) Pace() policy.Pace {
+	m.bits.Lock()
+	defer m.bits.Unlock()
+	return m.pace
+}
+
+// Paces lists every pace that was set, in order.
+func (m *Machine) Paces() []policy.Pace {
+	m.bits.Lock()
+	defer m.bits.Unlock()
+	return slices.Clone(m.paces)
 }
 
 // Pause implements migration.Source.

@@ -121,6 +121,7 @@ func (r *rig) moved(res result) {
 	require.Equal(r.t, []string{"target"}, r.world.Running())
 	require.Equal(r.t, r.src.State, r.host.Target().State)
 	require.NoError(r.t, r.same())
+	require.True(r.t, r.src.Pace().Free(), "the source is slowed to %v", r.src.Pace())
 	require.NoError(r.t, r.host.Target().Close())
 }
 
@@ -219,7 +220,7 @@ func TestPageBecomesZeroAgain(t *testing.T) {
 func TestEveryMethodMayFail(t *testing.T) {
 	boom := errors.New("boom")
 	for _, side := range []string{"source", "target"} {
-		methods := []string{"Config", "StartDirtyLog", "Touched", "Clear", "Dirty", "Pause", "SaveState", "Release"}
+		methods := []string{"Config", "StartDirtyLog", "SetPace", "Touched", "Clear", "Dirty", "Pause", "SaveState", "Release"}
 		if side == "target" {
 			methods = []string{"Build", "Populate", "LoadState", "Acquire", "Run"}
 		}
@@ -230,7 +231,10 @@ func TestEveryMethodMayFail(t *testing.T) {
 					r.put(i, i)
 				}
 				before := goroutines()
-				if side == "source" {
+				r.send.Policies.Throttle = policy.Cap{Percent: 60} // undone on every way out
+				if m == "SetPace" {
+					once(r.src, m, boom) // what undoes a pace is SetPace too
+				} else if side == "source" {
 					r.src.Fail(m, boom)
 				} else {
 					r.host.Fail(m, boom)
@@ -242,6 +246,7 @@ func TestEveryMethodMayFail(t *testing.T) {
 				require.NoError(t, r.world.Check())
 				noLeak(t, before)
 				if m == "Run" {
+					require.True(t, r.src.Pace().Free())
 					require.ErrorIs(t, res.sendErr, migration.ErrNotTaken)
 					require.Empty(t, r.world.Running())
 					return
@@ -279,10 +284,11 @@ func TestCancel(t *testing.T) {
 			var s *migration.Session
 			var cancelErr error
 			r.send.Verify = true
-			once := false
+			r.send.Policies.Throttle = policy.Cap{Percent: 60}
+			asked := false
 			r.send.OnProgress = func(p migration.Progress) {
-				if p.Phase == at && !once {
-					once = true
+				if p.Phase == at && !asked {
+					asked = true
 					cancelErr = s.Cancel("test")
 				}
 			}
@@ -305,6 +311,7 @@ func TestCancel(t *testing.T) {
 			<-done
 			require.NoError(t, r.world.Check())
 			require.True(t, s.Progress().Done)
+			require.True(t, r.src.Pace().Free())
 			if at == migration.PhaseCommitted || at == migration.PhaseCleanUp {
 				require.ErrorIs(t, cancelErr, migration.ErrCommitted)
 				require.NoError(t, err)
@@ -324,9 +331,10 @@ func TestCancel(t *testing.T) {
 }
 
 func TestGuestEnds(t *testing.T) {
-	for _, at := range []string{"StartDirtyLog", "Dirty", "Pause", "SaveState"} {
+	for _, at := range []string{"StartDirtyLog", "SetPace", "Dirty", "Pause", "SaveState"} {
 		t.Run(at, func(t *testing.T) {
 			r := newRig(t, 64)
+			r.send.Policies.Throttle = policy.Cap{Percent: 60}
 			n := 0
 			r.src.Hook(func(m string) {
 				if m == at {
@@ -351,6 +359,7 @@ func TestTimeout(t *testing.T) {
 		r.put(i, i+1)
 	}
 	r.send.Timeout, r.send.Bandwidth = 50*time.Millisecond, migration.MinBandwidth
+	r.send.Policies.Throttle = policy.Cap{Percent: 60}
 	res := r.migrate(context.Background())
 	require.ErrorIs(t, res.sendErr, migration.ErrTimeout)
 	require.Error(t, res.recvErr)

@@ -116,6 +116,13 @@ func (s *script) Calls() []string {
 	return append([]string(nil), s.calls...)
 }
 
+// failing says whether a method that anyone may call at any time must fail.
+func (s *script) failing(method string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fail[method]
+}
+
 // enter notes a call and says whether it must fail. Its first result ends the
 // call.
 func (s *script) enter(w *World, method string) (func(), error) { return s.call(w, method, 0) }

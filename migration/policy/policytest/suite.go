@@ -20,10 +20,10 @@ func rounds() []policy.Round {
 	return []policy.Round{
 		{},
 		{Number: 1, TotalPages: 1 << 18, DirtyPages: 1 << 18, Bandwidth: 0, Duty: 100},
-		{Number: 2, TotalPages: 1 << 18, DirtyPages: 1, Bandwidth: 125e6, EstDowntime: 33 * time.Microsecond, DowntimeLimit: 30 * time.Millisecond, Duty: 100},
+		{Number: 2, TotalPages: 1 << 18, DirtyPages: 1, Bandwidth: 125e6, EstDowntime: 33 * time.Microsecond, DowntimeLimit: 30 * time.Millisecond, Duty: 100, VCPUs: 2},
 		{Number: 3, TotalPages: 1 << 18, DirtyPages: 1 << 17, Bandwidth: 1, EstDowntime: math.MaxInt64, DowntimeLimit: time.Nanosecond, Duty: 1},
 		{Number: math.MaxInt32, Elapsed: math.MaxInt64, Took: math.MaxInt64, TotalPages: math.MaxUint64, DirtyPages: math.MaxUint64,
-			SentPages: math.MaxUint64, SentBytes: math.MaxUint64, Bandwidth: math.Inf(1), EstDowntime: math.MaxInt64, Duty: 100},
+			SentPages: math.MaxUint64, SentBytes: math.MaxUint64, Bandwidth: math.Inf(1), EstDowntime: math.MaxInt64, Duty: 100, VCPUs: 1},
 		{Number: 4, DirtyPages: math.MaxUint64, Bandwidth: math.NaN(), EstDowntime: math.MinInt64, Duty: 100, PageBytes: math.NaN(),
 			Sample: policy.Sample{Took: 1, NewPages: math.MaxUint64, Pause: math.MaxInt64, Pages: math.MaxInt64, State: math.MaxInt64, Resume: math.MaxInt64}},
 		{Number: 5, DirtyPages: 1, Bandwidth: -1, DowntimeLimit: time.Second, Duty: 100, PageBytes: math.Inf(1),
@@ -58,13 +58,18 @@ func pageSet(rng *rand.Rand, n int) []uint64 {
 	return pages
 }
 
-// Throttle checks the range of the answers.
+// Throttle checks the range of the answers, that all go by the same means, and
+// that asking for the beginning changes nothing.
 func Throttle(t *testing.T, make func() policy.Throttle) {
 	t.Helper()
 	th := make()
+	first := th.Next(policy.Round{})
+	require.Equal(t, first, th.Next(policy.Round{}), "asked twice before the first round")
+	require.Equal(t, first, make().Next(policy.Round{}), "two throttles made alike")
 	for _, r := range rounds() {
-		duty := th.Next(r)
-		require.True(t, duty >= 1 && duty <= 100, "Next must be 1 to 100 percent, is %d in round %d", duty, r.Number)
+		p := th.Next(r)
+		require.Equal(t, first.By, p.By, "Next must stay with one means, round %d", r.Number)
+		require.Equal(t, p, p.Clamp(), "Next must be in range, and only what its means needs, round %d", r.Number)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"godwit/cmd/godwit/internal/units"
 	"godwit/migration"
+	"godwit/migration/policy"
 )
 
 // barWidth is the bar's length in characters.
@@ -105,6 +106,9 @@ func Line(s migration.Progress, bar bool) string {
 	}
 	if s.Duty < 100 {
 		fmt.Fprintf(&b, "  guest at %d%%", s.Duty)
+	}
+	if s.DirtyLimit > 0 {
+		fmt.Fprintf(&b, "  each vCPU dirties at most %s", units.FormatRate(float64(s.DirtyLimit)*policy.PageSize))
 	}
 	return b.String()
 }

@@ -19,6 +19,9 @@ func TestLine(t *testing.T) {
 	slow := copying
 	slow.Duty, slow.SentPages, slow.EstDowntime = 40, 9999, 2*time.Second
 	require.Equal(t, "round 2   100% of 400 pages  1.5 GB  2 GB/s  downtime 2 s, limit 30 ms  guest at 40%", Line(slow, false))
+	held := copying
+	held.DirtyLimit = 4882
+	require.Equal(t, "round 2    25% of 400 pages  1.5 GB  2 GB/s  downtime 41 ms, limit 30 ms  each vCPU dirties at most 20 MB/s", Line(held, false))
 	require.Equal(t, "connect       0.5 s", Line(migration.Progress{Phase: migration.PhaseConnect, Elapsed: time.Second / 2}, true))
 	require.Equal(t, "round 1     0% of 0 pages  0 B", Line(migration.Progress{Phase: migration.PhaseCopy, Round: 1, Duty: 100}, false))
 }

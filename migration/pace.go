@@ -1,0 +1,85 @@
+package migration
+
+import (
+	"fmt"
+
+	"godwit/migration/policy"
+)
+
+// CanThrottle says why the source cannot be slowed as t asks, and what to do.
+func (s *Session) CanThrottle(t policy.Throttle) error {
+	if _, err := s.startOf(t); err != nil {
+		return fmt.Errorf("%w: %w", ErrOptions, err)
+	}
+	return nil
+}
+
+// startOf is the pace that t begins with, if the source can be slowed like that.
+func (s *Session) startOf(t policy.Throttle) (policy.Pace, error) {
+	first := t.Next(policy.Round{})
+	if err := s.src.CanPace(first); err != nil {
+		return first, fmt.Errorf("throttle: %w", err)
+	}
+	return first, nil
+}
+
+// SetThrottle changes how the guest is slowed, from the next round on; nil never
+// slows it. One that the source cannot obey is refused, and the migration goes on
+// as before.
+func (s *Session) SetThrottle(t policy.Throttle) error {
+	if t == nil {
+		t = policy.None{}
+	}
+	first, err := s.startOf(t)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrOptions, err)
+	}
+	return s.change(func() { s.throttle, s.first = t, first })
+}
+
+// firstPace is what the throttle in force begins with.
+func (s *Session) firstPace() policy.Pace {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.first
+}
+
+// canThrottle asks, before anything is connected, whether the guest can be slowed
+// as the throttle will want. A later one was asked about when it was set.
+func (e *engine) canThrottle() error {
+	if e.o.Mode == StopAndCopy {
+		return nil // the guest is never slowed
+	}
+	_, err := e.s.startOf(e.o.Policies.Throttle)
+	return err
+}
+
+// setPace slows the guest, if the throttle wants another pace than now.
+func (e *engine) setPace(p policy.Pace) error {
+	if p = p.Clamp(); p == e.pace || p.Free() && e.pace.Free() {
+		return nil
+	}
+	e.pace, e.paced = p, true // also when it fails half-way
+	e.rep.ThrottleMax = max(e.rep.ThrottleMax, 100-p.Share())
+	if n := p.PagesPerSecond; n > 0 && (n < e.rep.DirtyLimit || e.rep.DirtyLimit == 0) {
+		e.rep.DirtyLimit = n
+	}
+	e.s.mu.Lock()
+	e.s.p.Duty, e.s.p.DirtyLimit = p.Share(), p.PagesPerSecond
+	e.s.mu.Unlock()
+	if err := e.src.SetPace(p); err != nil {
+		return fmt.Errorf("slow the guest to %v: %w", p, err)
+	}
+	return nil
+}
+
+// endPace lets the guest run at full speed again.
+func (e *engine) endPace() error {
+	if !e.paced {
+		return nil
+	}
+	if err := e.src.SetPace(policy.FullSpeed); err != nil {
+		return fmt.Errorf("end throttling: %w", err)
+	}
+	return nil
+}
