@@ -146,6 +146,7 @@ func TestRawLinesComeBack(t *testing.T) {
 	s.Skipped = []skipped{{"skipped", "local", "godwit local", "why"}}
 	var raw bytes.Buffer
 	fmt.Fprintln(&raw, `{"kind":"host","kernel":"an older invocation"}`)
+	fmt.Fprintln(&raw, `{"kind":"run","case":"ws-20k","setting":"qemu raw","total_ms":99}`)
 	s.raw = &raw
 	require.NoError(t, s.note(s.Host))
 	require.NoError(t, s.note(s.Skipped[0]))
