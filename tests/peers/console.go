@@ -25,9 +25,10 @@ type line struct {
 // maxPartial is far above the guest's longest line.
 const maxPartial = 64 << 10
 
-// Write takes what the guest printed. It implements io.Writer.
+// Write takes what the guest printed, and wakes who waits once a line is whole: it
+// comes byte by byte. It implements io.Writer.
 func (c *console) Write(p []byte) (int, error) {
-	now := time.Now()
+	now, whole := time.Now(), bytes.IndexByte(p, '\n') >= 0
 	c.mu.Lock()
 	c.partial = append(c.partial, p...)
 	for {
@@ -42,7 +43,9 @@ func (c *console) Write(p []byte) (int, error) {
 		c.partial = nil
 	}
 	c.mu.Unlock()
-	c.changed()
+	if whole {
+		c.changed()
+	}
 	return len(p), nil
 }
 

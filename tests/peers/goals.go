@@ -217,7 +217,7 @@ var goals = map[string]func(t table, ours, other row, both bool) []verdict{
 	},
 }
 
-func missing(goal string) verdict { return verdict{Goal: goal, Reached: "no run of QEMU succeeded"} }
+func missing(goal string) verdict { return verdict{Goal: goal, Reached: "no run of QEMU that counts"} }
 
 func overFloor(t table, ours, other row, both bool, most float64) []verdict {
 	floor, how := t.floor()
@@ -236,7 +236,7 @@ func (t table) verdicts() []verdict {
 	}
 	ours, ok := t.best(Godwit, nil)
 	if !ok {
-		return []verdict{{Goal: "all goals of " + t.Case.Name, Reached: "no run of godwit succeeded"}}
+		return []verdict{{Goal: "all goals of " + t.Case.Name, Reached: "no run of a setting of godwit that counts"}}
 	}
 	other, both := t.best(QEMU, nil)
 	return judge(t, ours, other, both)

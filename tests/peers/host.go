@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"time"
@@ -84,7 +85,7 @@ func kvmModules() string {
 }
 
 // commitOf is what the program says it was built from, or else what is checked
-// out here.
+// out where it lies.
 func commitOf(ctx context.Context, program string) (commit string, modified bool) {
 	if info, err := buildinfo.ReadFile(program); err == nil {
 		for _, s := range info.Settings {
@@ -99,11 +100,11 @@ func commitOf(ctx context.Context, program string) (commit string, modified bool
 	if commit != "" {
 		return commit, modified
 	}
-	out, err := exec.CommandContext(ctx, "git", "rev-parse", "HEAD").Output()
+	out, err := exec.CommandContext(ctx, "git", "-C", filepath.Dir(program), "rev-parse", "HEAD").Output()
 	if err != nil {
 		return "unknown", false
 	}
-	changes, err := exec.CommandContext(ctx, "git", "status", "--porcelain").Output()
+	changes, err := exec.CommandContext(ctx, "git", "-C", filepath.Dir(program), "status", "--porcelain").Output()
 	return strings.TrimSpace(string(out)), err != nil || len(changes) > 0
 }
 
