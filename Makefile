@@ -16,7 +16,7 @@ ROOTFS_PACKAGES := gcc libc6-dev busybox-static e2fsprogs cpio gzip
 LAB_PACKAGES    := qemu-system-x86 busybox-static
 TEST_PACKAGES   := gcc libc6-dev linux-libc-dev jq e2fsprogs
 
-.PHONY: all build demo demo-linux test soak bench kernel rootfs lab-kernel check clean
+.PHONY: all build demo demo-linux test soak bench peers kernel rootfs lab-kernel check clean
 
 all: build
 
@@ -59,6 +59,14 @@ soak: build kernel rootfs lab-kernel
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+# The same guest moved by QEMU and by godwit, in turn: docs/results.md. PEERS has flags of tests/peers, as in
+# make peers PEERS='-cases ws-20k -runs 1'.
+PEERS ?= -out $(CACHE)/peers.jsonl -markdown $(CACHE)/peers.md
+peers: build
+	@scripts/need.sh qemu-system-x86
+	@mkdir -p $(CACHE)
+	$(GO) run ./tests/peers $(PEERS)
 
 # What .ci/run adds to the tests.
 check:
