@@ -42,6 +42,7 @@ type coder struct {
 	body   []byte // entries
 	data   []byte // encodings
 	deltas uint64 // entries that build on an earlier page
+	same   uint64 // pages that need no entry
 }
 
 func newCoder(codec policy.Codec, pool *pool) *coder {
@@ -75,9 +76,13 @@ func (c *coder) encode(addRaw func(gpa uint64, data []byte)) error {
 	if n > 0 {
 		c.perOne = time.Since(began) / time.Duration(n)
 	}
-	c.body, c.data, c.deltas = c.body[:0], c.data[:0], 0
+	c.body, c.data, c.deltas, c.same = c.body[:0], c.data[:0], 0, 0
 	for i, e := range c.made[:n] {
 		gpa := c.gfns[i] << pageShift
+		if e.Same {
+			c.same++
+			continue
+		}
 		if e.Raw && len(e.Data) == pageSize {
 			addRaw(gpa, e.Data)
 			continue

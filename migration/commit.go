@@ -131,6 +131,7 @@ func (e *engine) sums() PageCounts {
 		sum.Raw += st.out.pages.Raw
 		sum.Delta += st.out.pages.Delta
 		sum.Compressed += st.out.pages.Compressed
+		sum.Unchanged += st.out.pages.Unchanged
 	}
 	return sum
 }

@@ -119,6 +119,7 @@ func (p *pageWriter) chunk(gfns []uint64) error {
 		if err := p.coder.encode(p.addRaw); err != nil {
 			return err
 		}
+		p.pages.Unchanged += p.coder.same
 	}
 	return p.flush()
 }

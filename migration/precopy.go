@@ -93,7 +93,7 @@ func (e *engine) round(last bool) error {
 	w := newRoundWork(uint32(n), last, e.gfns, len(e.streams))
 	e.s.mu.Lock()
 	e.s.p.Round, e.s.p.RoundPages = n, uint64(len(e.gfns))
-	e.s.live = func() (uint64, uint64) { return w.sent.Load(), e.acked() }
+	e.s.live = func() (uint64, uint64) { return w.dealt.Load(), e.acked() }
 	e.s.mu.Unlock()
 	e.s.o.OnProgress(e.s.Progress())
 
@@ -110,11 +110,11 @@ func (e *engine) round(last bool) error {
 		return cancelCause(e.ctx)
 	}
 	if !sabotage.On(sabotage.Barrier) || last {
-		if err := e.passed(uint32(n), uint64(len(e.gfns))); err != nil {
+		if err := e.passed(uint32(n), w.sent.Load()); err != nil {
 			return err
 		}
 	}
-	e.measure(n, len(e.gfns), time.Since(began))
+	e.measure(w, time.Since(began))
 	return nil
 }
 
@@ -141,7 +141,7 @@ func (e *engine) passed(n uint32, pages uint64) error {
 }
 
 // measure takes stock of a round.
-func (e *engine) measure(n, pages int, took time.Duration) {
+func (e *engine) measure(w *roundWork, took time.Duration) {
 	written := e.written()
 	bytes := written - e.wireBase
 	e.wireBase = written
@@ -149,8 +149,9 @@ func (e *engine) measure(n, pages int, took time.Duration) {
 	if bytes >= minMeasured || e.bandwidth == 0 {
 		e.bandwidth = rate
 	}
-	e.last = policy.Round{Number: n, Took: took, TotalPages: e.mem.pages, SentPages: uint64(pages), SentBytes: bytes, Duty: e.pace.Share(), VCPUs: e.src.VCPUs()}
-	e.rep.Rounds = append(e.rep.Rounds, RoundReport{N: n, MS: ms(took), SentPages: uint64(pages), WireBytes: bytes, Bandwidth: uint64(rate)})
+	e.sent = w.sent.Load()
+	e.last = policy.Round{Number: int(w.n), Took: took, TotalPages: e.mem.pages, SentPages: uint64(len(w.gfns)), SentBytes: bytes, Duty: e.pace.Share(), VCPUs: e.src.VCPUs()}
+	e.rep.Rounds = append(e.rep.Rounds, RoundReport{N: int(w.n), MS: ms(took), SentPages: e.sent, WireBytes: bytes, Bandwidth: uint64(rate)})
 }
 
 // roundDone completes what the policies may know, with what is dirty now.
@@ -179,8 +180,8 @@ const fullPage = pageSize + 16
 // is what those of the last round took, if that was a round of pages that had
 // been sent before, and enough of them to tell; else every page counts in full.
 func (e *engine) pageBytes() float64 {
-	if r := &e.last; e.codec != nil && r.Number > 1 && r.SentPages >= chunkPages {
-		return min(float64(r.SentBytes)/float64(r.SentPages), fullPage)
+	if r := &e.last; e.codec != nil && r.Number > 1 && e.sent >= chunkPages {
+		return min(float64(r.SentBytes)/float64(e.sent), fullPage)
 	}
 	return fullPage
 }

@@ -79,18 +79,22 @@ type PageCounts struct {
 	Raw        uint64 `json:"raw"`        // as they are
 	Delta      uint64 `json:"delta"`      // as a difference to what was sent before
 	Compressed uint64 `json:"compressed"` // compressed
+	Unchanged  uint64 `json:"unchanged"`  // logged as dirty, but found as they had been sent: not sent again
 	Skipped    uint64 `json:"skipped"`    // of guest RAM, never read nor sent because never touched
 }
 
 // data is the pages that went by content.
 func (c PageCounts) data() uint64 { return c.Raw + c.Delta + c.Compressed }
 
+// sent is all pages that went.
+func (c PageCounts) sent() uint64 { return c.Zero + c.data() }
+
 // RoundReport is one round of copying.
 type RoundReport struct {
-	N             int     `json:"n"`           // from 1
-	MS            float64 `json:"ms"`          // first page to last acknowledgement
-	DirtyPages    uint64  `json:"dirty_pages"` // found dirty after the round; 0 for the last
-	SentPages     uint64  `json:"sent_pages"`
+	N             int     `json:"n"`                 // from 1
+	MS            float64 `json:"ms"`                // first page to last acknowledgement
+	DirtyPages    uint64  `json:"dirty_pages"`       // found dirty after the round; 0 for the last
+	SentPages     uint64  `json:"sent_pages"`        // those found unchanged are not among them
 	WireBytes     uint64  `json:"wire_bytes"`        // acknowledged in this round
 	Bandwidth     uint64  `json:"bandwidth_bytes_s"` // acknowledged bytes per second
 	EstDowntimeMS float64 `json:"est_downtime_ms"`   // if the guest had been paused after it

@@ -22,7 +22,8 @@ type roundWork struct {
 	last   bool
 	gfns   []uint64
 	cursor atomic.Int64  // first page nobody has taken
-	sent   atomic.Uint64 // pages taken and written
+	dealt  atomic.Uint64 // pages taken and dealt with
+	sent   atomic.Uint64 // pages sent, once all streams have finished
 	left   atomic.Int32  // streams that have not finished
 	done   chan struct{} // closed by the last stream
 }
@@ -140,14 +141,15 @@ func (st *stream) send() {
 
 // round sends this stream's share of a round and ends it with the barrier.
 func (st *stream) round(w *roundWork) error {
-	var pages uint64
+	before := st.out.pages.sent()
 	for gfns := w.take(); gfns != nil; gfns = w.take() {
 		if err := st.chunk(gfns, w.last); err != nil {
 			return err
 		}
-		pages += uint64(len(gfns))
-		w.sent.Add(uint64(len(gfns)))
+		w.dealt.Add(uint64(len(gfns)))
 	}
+	pages := st.out.pages.sent() - before
+	w.sent.Add(pages)
 	flags := uint8(0)
 	if w.last {
 		flags = wire.FlagLast

@@ -208,7 +208,7 @@ func pageCounts(p migration.PageCounts) string {
 	for _, c := range []struct {
 		name string
 		n    uint64
-	}{{"raw", p.Raw}, {"zero", p.Zero}, {"delta", p.Delta}, {"compressed", p.Compressed}, {"never touched", p.Skipped}} {
+	}{{"raw", p.Raw}, {"zero", p.Zero}, {"delta", p.Delta}, {"compressed", p.Compressed}, {"unchanged", p.Unchanged}, {"never touched", p.Skipped}} {
 		if c.n > 0 {
 			words = append(words, fmt.Sprintf("%d %s", c.n, c.name))
 		}

@@ -13,7 +13,7 @@ type Round struct {
 	Took          time.Duration // this round, first page to last acknowledgement
 	TotalPages    uint64        // pages of guest RAM
 	DirtyPages    uint64        // pages waiting to be sent now
-	SentPages     uint64        // pages sent in this round
+	SentPages     uint64        // pages of this round: sent, or found unchanged by the codec
 	SentBytes     uint64        // bytes acknowledged by the destination in this round
 	Bandwidth     float64       // acknowledged bytes per second, 0 when not known yet
 	EstDowntime   time.Duration // if the guest were paused now; the engine's estimate
@@ -44,6 +44,10 @@ type Encoding struct {
 	Raw bool
 	// Base is the CRC-32C of the page that the encoding builds on, 0 for none.
 	Base uint32
+	// Same says that the page is as it was last sent, so that nothing need go: a
+	// dirty log names pages that were not written, or got what they held. Data is
+	// then empty.
+	Same bool
 }
 
 // Codec makes pages smaller. The source has one value and the destination

@@ -93,7 +93,11 @@ func (c *Codec) EncodeTo(dst []byte, gfn uint64, page []byte) policy.Encoding {
 		return policy.Encoding{Data: page[:pageSize], Raw: true}
 	}
 	if p, ok := kept.find(gfn); ok {
-		if e := c.delta(p, out, live); !e.Raw {
+		switch e := c.delta(p, out, live); {
+		case e.Same:
+			n.same.Add(1)
+			return e
+		case !e.Raw:
 			n.deltas.Add(1)
 			n.deltaBytes.Add(uint64(len(e.Data)))
 			return e
@@ -124,10 +128,14 @@ func (c *Codec) delta(p place, out, live *[pageSize]byte) policy.Encoding {
 	s := scratches.Get().(*scratch)
 	defer scratches.Put(s)
 	crc := p.set.crc[p.way]
+	changed := s.diff(p.page, live)
+	if changed == 0 {
+		p.release(crc, c.round.Load())
+		return policy.Encoding{Same: true}
+	}
 	if crc == 0 {
 		crc = checksum(p.page)
 	}
-	changed := s.diff(p.page, live)
 	// A page whose CRC is 0 cannot be named as a base.
 	if size, ok := s.emit(out, s.findEdges(changed)); ok && crc != 0 {
 		p.release(s.fold(p.page, changed, crc), c.round.Load())

@@ -88,9 +88,11 @@ func newPeers(t testing.TB, c Config) *peers {
 func (p *peers) send(gfn uint64, page []byte) bool {
 	e := p.src.EncodeTo(p.scratch[:], gfn, page)
 	have := p.have[gfn]
-	if e.Raw {
+	switch {
+	case e.Same:
+	case e.Raw:
 		p.have[gfn] = append([]byte(nil), e.Data...)
-	} else {
+	default:
 		require.Equal(p.t, crc32.Checksum(have, castagnoli), e.Base)
 		require.NoError(p.t, p.dst.Decode(gfn, have, e.Base, e.Data))
 	}

@@ -5,8 +5,9 @@ import "sync/atomic"
 // Stats counts what a codec did, for reports. All are pages unless they say
 // bytes.
 type Stats struct {
-	Hits       uint64 // found in the cache: Deltas + RawHits
+	Hits       uint64 // found in the cache: Deltas + Same + RawHits
 	Deltas     uint64 // sent as a delta
+	Same       uint64 // found unchanged, so not sent
 	RawHits    uint64 // found, but the delta would not have been smaller
 	Kept       uint64 // not found, sent raw, and kept as a base from now on
 	Refused    uint64 // not found, sent raw, and not kept
@@ -27,8 +28,7 @@ func (s Stats) Pages() uint64 { return s.Hits + s.Kept + s.Refused }
 // counters are spread by guest address, so that streams, which work in different
 // places, rarely write the same cache line.
 type counters [16]struct {
-	deltas, rawHits, kept, refused, evicted, forgotten, deltaBytes atomic.Uint64
-	_                                                              [8]byte
+	deltas, same, rawHits, kept, refused, evicted, forgotten, deltaBytes atomic.Uint64
 }
 
 func (c *counters) of(gfn uint64) int { return int(gfn / regionPages % uint64(len(c))) }
@@ -36,6 +36,7 @@ func (c *counters) of(gfn uint64) int { return int(gfn / regionPages % uint64(le
 func (c *counters) sum() (s Stats) {
 	for i := range c {
 		s.Deltas += c[i].deltas.Load()
+		s.Same += c[i].same.Load()
 		s.RawHits += c[i].rawHits.Load()
 		s.Kept += c[i].kept.Load()
 		s.Refused += c[i].refused.Load()
@@ -43,6 +44,6 @@ func (c *counters) sum() (s Stats) {
 		s.Forgotten += c[i].forgotten.Load()
 		s.DeltaBytes += c[i].deltaBytes.Load()
 	}
-	s.Hits = s.Deltas + s.RawHits
+	s.Hits = s.Deltas + s.Same + s.RawHits
 	return s
 }
