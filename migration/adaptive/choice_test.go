@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"godwit/migration/policy"
 	"godwit/migration/xbrle"
 )
 
@@ -235,4 +236,29 @@ func TestDearBases(t *testing.T) {
 		require.GreaterOrEqual(t, n, c.low)
 		require.LessOrEqual(t, n, c.top)
 	}
+}
+
+// A guest that writes to a page just after it was kept: LZ4 gets what is kept,
+// not what the page has become.
+func TestBlockIsOfWhatIsKept(t *testing.T) {
+	p := newPair(t, xbrle.Config{Bytes: 1 << 20})
+	p.link(10*mb, 1)
+	page := append([]byte(nil), texts[0]...)
+	p.src.deltas = writtenAfter{p.src.deltas, page}
+	e := p.src.EncodeTo(p.buf[:], 1, page)
+	require.Equal(t, p.src.blocks.ID(), e.Codec)
+	got := make([]byte, pageSize)
+	require.NoError(t, p.dst.blocks.Decode(1, got, 0, e.Data))
+	require.Equal(t, texts[0], got)
+}
+
+// writtenAfter is a guest that writes as soon as deltas has looked.
+type writtenAfter struct {
+	deltas
+	page []byte
+}
+
+func (w writtenAfter) EncodeTo(dst []byte, gfn uint64, page []byte) policy.Encoding {
+	defer func() { w.page[9]++ }()
+	return w.deltas.EncodeTo(dst, gfn, page)
 }
