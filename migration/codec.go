@@ -1,6 +1,7 @@
 package migration
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"runtime"
@@ -12,6 +13,7 @@ import (
 
 	// Every destination knows these: which codec a session has is the source's
 	// choice.
+	_ "godwit/migration/adaptive"
 	_ "godwit/migration/lz4codec"
 	_ "godwit/migration/xbrle"
 )
@@ -90,7 +92,7 @@ func (c *coder) encode(addRaw func(gpa uint64, data []byte)) error {
 		if e.Raw || len(e.Data) >= pageSize {
 			return fmt.Errorf("codec %d made %d bytes of page %#x", c.codec.ID(), len(e.Data), gpa)
 		}
-		c.body = wire.AppendCoded(c.body, wire.Coded{GPA: gpa, Base: e.Base, Len: uint16(len(e.Data)), Codec: c.codec.ID()})
+		c.body = wire.AppendCoded(c.body, wire.Coded{GPA: gpa, Base: e.Base, Len: uint16(len(e.Data)), Codec: cmp.Or(e.Codec, c.codec.ID())})
 		c.data = append(c.data, e.Data...)
 		if e.Base != 0 {
 			c.deltas++
@@ -181,6 +183,17 @@ func decoderFor(id uint8) (policy.Codec, error) {
 		_ = closeCodec(codec) // never used
 	}
 	return nil, fmt.Errorf("%w: page codec %d is not known to this godwit; use the same release on both ends, or migrate with another --codec", errRefused, id)
+}
+
+// decodersOf are the codecs that an entry of a session's CODEC frames may name.
+func decodersOf(codec policy.Codec) []policy.Codec {
+	switch c := codec.(type) {
+	case nil:
+		return nil
+	case policy.Chooser:
+		return c.Choices()
+	}
+	return []policy.Codec{codec}
 }
 
 // closeCodec gives back what a codec keeps. Nothing may use it any more.

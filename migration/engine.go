@@ -32,6 +32,7 @@ type engine struct {
 
 	codec     policy.Codec // nil when pages go raw
 	pool      *pool        // nil without a codec
+	gauges    *gauges      // nil unless the codec wants to know the link
 	streams   []*stream
 	wg        sync.WaitGroup // the streams' goroutines
 	closing   chan struct{}  // closed when they must end

@@ -366,7 +366,7 @@ func BenchmarkHash(b *testing.B) {
 // BenchmarkChunkCodec is the same through a codec whose cache holds the pages,
 // one word of each changing every time: 0 allocs/op.
 func BenchmarkChunkCodec(b *testing.B) {
-	for _, name := range []string{"rle", "xbrle,cache=16M", "lz4"} {
+	for _, name := range []string{"rle", "xbrle,cache=16M", "lz4", "auto,cache=16M"} {
 		b.Run(name, func(b *testing.B) {
 			mem := make([]byte, chunkPages*pageSize)
 			rng := rand.NewChaCha8([32]byte{1})
@@ -383,6 +383,9 @@ func BenchmarkChunkCodec(b *testing.B) {
 			pool := newPool()
 			defer pool.close()
 			p := newPageWriter(io.Discard, wire.NewWriter(io.Discard), m, new(limiter), nil, codec, pool)
+			if o, ok := codec.(policy.LinkObserver); ok {
+				o.ObserveLink(policy.Link{Speed: 125e6, Hidden: 1})
+			}
 			b.SetBytes(chunkPages * pageSize)
 			b.ReportAllocs()
 			for b.Loop() {

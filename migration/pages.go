@@ -27,7 +27,8 @@ type pages struct {
 	seen      seen   // pages of the round under way
 	all       Bitmap // pages of all rounds before; changed at the barrier only
 	barrier   *barrier
-	codec     policy.Codec  // nil when pages come raw
+	codec     policy.Codec // nil when pages come raw
+	decoders  []policy.Codec
 	zero, raw atomic.Uint64 // applied, in all
 	delta     atomic.Uint64 // applied, encoded with a base
 	packed    atomic.Uint64 // applied, encoded without one
@@ -35,6 +36,7 @@ type pages struct {
 
 func (p *pages) init(mem *ram, streams int, codec policy.Codec, passed func(uint32, tally) error) {
 	p.mem, p.seen, p.all, p.codec = mem, make(seen, mem.words), make(Bitmap, mem.words), codec
+	p.decoders = decodersOf(codec)
 	p.barrier = newBarrier(streams, func(round uint32, t tally) error {
 		// Every stream is here, so nobody marks or looks.
 		p.seen.reset(p.all)
@@ -86,11 +88,11 @@ func (p *pages) applyCoded(f *wire.Frame, in *wire.Reader, buf *[pageSize]byte) 
 	}
 	for i := range entries.Len() {
 		c := entries.At(i)
-		page := p.mem.whole(c.GPA, pageSize)
+		page, decoder := p.mem.whole(c.GPA, pageSize), p.decoder(c.Codec)
 		switch gfn := c.GPA >> pageShift; {
 		case page == nil:
 			return 0, fmt.Errorf("%w: CODEC page at %#x is not guest RAM", wire.ErrFormat, c.GPA)
-		case c.Codec != p.codec.ID():
+		case decoder == nil:
 			return 0, fmt.Errorf("%w: page at %#x by codec %d, the session has %d", wire.ErrFormat, c.GPA, c.Codec, p.codec.ID())
 		case !p.seen.mark(gfn, gfn+1) && !sabotage.On(sabotage.Barrier):
 			return 0, fmt.Errorf("%w: page at %#x came twice in one round", wire.ErrFormat, c.GPA)
@@ -98,7 +100,7 @@ func (p *pages) applyCoded(f *wire.Frame, in *wire.Reader, buf *[pageSize]byte) 
 		if err := in.Bulk(buf[:c.Len]); err != nil {
 			return 0, err
 		}
-		if err := p.codec.Decode(c.GPA>>pageShift, page, c.Base, buf[:c.Len]); err != nil {
+		if err := decoder.Decode(c.GPA>>pageShift, page, c.Base, buf[:c.Len]); err != nil {
 			return 0, fmt.Errorf("%w: %w", wire.ErrFormat, err)
 		}
 		if c.Base != 0 {
@@ -108,6 +110,16 @@ func (p *pages) applyCoded(f *wire.Frame, in *wire.Reader, buf *[pageSize]byte) 
 		}
 	}
 	return uint64(entries.Len()), nil
+}
+
+// decoder finds what decodes an entry by codec id, nil if the session has none.
+func (p *pages) decoder(id uint8) policy.Codec {
+	for _, d := range p.decoders {
+		if d.ID() == id {
+			return d
+		}
+	}
+	return nil
 }
 
 // counts is what was applied in all.

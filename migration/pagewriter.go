@@ -25,6 +25,7 @@ type pageWriter struct {
 	stop  <-chan struct{} // ends a wait for the limiter
 	wait  *time.Timer
 	coder *coder // nil in a session without a codec
+	gauge *gauge // nil unless the codec wants to know the link
 
 	frames  *wire.Writer
 	head    []byte // header and body of the frame being written
@@ -90,6 +91,7 @@ func (r *runs) end() {
 // chunk sends pages, at most chunkPages of them, all of them RAM. Ascending
 // order makes the longest runs.
 func (p *pageWriter) chunk(gfns []uint64) error {
+	p.gauge.begin()
 	p.zeros = runs{body: p.zeros.body[:0]}
 	p.raws = runs{body: p.raws.body[:0]}
 	p.vecs = append(p.vecs[:0], nil) // the head's place
@@ -115,13 +117,17 @@ func (p *pageWriter) chunk(gfns []uint64) error {
 		}
 		gfns = gfns[n:]
 	}
-	if p.coder != nil {
-		if err := p.coder.encode(p.addRaw); err != nil {
-			return err
-		}
-		p.pages.Unchanged += p.coder.same
+	if p.coder == nil {
+		return p.flush()
 	}
-	return p.flush()
+	if err := p.coder.encode(p.addRaw); err != nil {
+		return err
+	}
+	p.pages.Unchanged += p.coder.same
+	p.gauge.encoded(p.written)
+	err := p.flush()
+	p.gauge.sent(p.written)
+	return err
 }
 
 // piece is the memory of the first pages, as many as follow each other in one
@@ -224,6 +230,7 @@ func (p *pageWriter) put(v net.Buffers, n int) error {
 		if d == 0 {
 			break
 		}
+		p.gauge.waits()
 		if p.wait == nil {
 			p.wait = time.NewTimer(d)
 		} else {

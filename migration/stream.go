@@ -62,6 +62,7 @@ func (e *engine) openStreams() error {
 	if e.codec != nil {
 		e.pool = newPool()
 	}
+	e.gauges = newGauges(e.codec, &e.s.limit, e.o.Streams)
 	streams := make([]*stream, e.o.Streams)
 	g, ctx := errgroup.WithContext(e.ctx)
 	for i := range streams {
@@ -107,8 +108,9 @@ func (e *engine) openStream(ctx context.Context, i int) (*stream, error) {
 		_ = conn.Close() // err says more
 		return nil, e.helloError(fmt.Sprintf("data stream %d", i), err)
 	}
-	return &stream{e: e, index: i, conn: conn, in: r, work: make(chan *roundWork, 1), hello: hello,
-		out: newPageWriter(conn, w, e.mem, &e.s.limit, e.ctx.Done(), e.codec, e.pool)}, nil
+	out := newPageWriter(conn, w, e.mem, &e.s.limit, e.ctx.Done(), e.codec, e.pool)
+	out.gauge = e.gauges.of(i)
+	return &stream{e: e, index: i, conn: conn, in: r, work: make(chan *roundWork, 1), hello: hello, out: out}, nil
 }
 
 func (st *stream) start() {

@@ -25,6 +25,7 @@ var arrows = map[string][]string{
 	"migration":          {},
 	"migration/wire":     {},
 	"migration/policy":   {},
+	"migration/adaptive": {"migration/policy", "migration/lz4codec", "migration/xbrle"},
 	"migration/sabotage": {},
 	"kvm":                {},
 	"kvm/guestmem":       {},

@@ -25,7 +25,7 @@ const maxEncoded = policy.PageSize - policy.PageSize/8
 // slabSize is how much memory is taken at once for encodings, bytes.
 const slabSize = 256 << 10
 
-var _ policy.Codec = (*Codec)(nil)
+var _ policy.ScratchCodec = (*Codec)(nil)
 
 func init() {
 	policy.Codecs.Register("lz4", func(o *policy.Options) (policy.Codec, error) {
@@ -63,21 +63,48 @@ func (c *Codec) Encode(_ uint64, page []byte) policy.Encoding {
 	if len(page) != policy.PageSize {
 		return policy.Encoding{Data: page, Raw: true}
 	}
-	var w *coder
-	select {
-	case w = <-c.idle:
-	default:
-		w = newCoder(c.accel)
-	}
+	w := c.coder()
 	data := w.encode(page)
-	select {
-	case c.idle <- w:
-	default: // enough are kept
-	}
+	c.rest(w)
 	if data == nil {
 		return policy.Encoding{Data: page, Raw: true}
 	}
 	return policy.Encoding{Data: data}
+}
+
+// EncodeTo implements policy.ScratchCodec: Encode without an allocation. page
+// may lie in dst; what comes back Raw is then as it was.
+func (c *Codec) EncodeTo(dst []byte, _ uint64, page []byte) policy.Encoding {
+	if len(page) != policy.PageSize {
+		return policy.Encoding{Data: page, Raw: true}
+	}
+	w := c.coder()
+	defer c.rest(w)
+	if n := w.encodeTo(dst[:maxEncoded], page); n > 0 {
+		return policy.Encoding{Data: dst[:n]}
+	}
+	if &page[0] == &dst[0] {
+		copy(dst, w.page[:])
+	}
+	return policy.Encoding{Data: page, Raw: true}
+}
+
+// coder takes a coder that nobody uses.
+func (c *Codec) coder() *coder {
+	select {
+	case w := <-c.idle:
+		return w
+	default:
+		return newCoder(c.accel)
+	}
+}
+
+// rest puts a coder back, unless enough are kept.
+func (c *Codec) rest(w *coder) {
+	select {
+	case c.idle <- w:
+	default:
+	}
 }
 
 // Decode implements policy.Codec. It reads enc and writes page only, and when

@@ -48,6 +48,9 @@ type Encoding struct {
 	// dirty log names pages that were not written, or got what they held. Data is
 	// then empty.
 	Same bool
+	// Codec is the ID of the choice that made the encoding, where the session's
+	// codec is a Chooser; 0 stands for the session's codec itself.
+	Codec uint8
 }
 
 // Codec makes pages smaller. The source has one value and the destination
@@ -88,6 +91,33 @@ type Observer interface {
 	// wrote: what the round sends. r is the round before it. It is called while no
 	// page is being encoded, and must not keep dirty.
 	Observe(r Round, dirty []uint64)
+}
+
+// Chooser is a Codec that hands each page to one of several others. Encoding
+// names which it was, and the destination decodes with that one.
+type Chooser interface {
+	Codec
+	// Choices are the codecs that an encoding may come from. They stay the same,
+	// and are closed by their chooser.
+	Choices() []Codec
+}
+
+// Link is what the engine knows of a session's link while it sends.
+type Link struct {
+	// Speed is how many bytes per second the link takes, all streams together: the
+	// user's limit, or less. Where the link is faster than what feeds it, this is
+	// more than it would take.
+	Speed float64
+	// Hidden is the share, 0 to 1, of the time spent encoding during which the link
+	// was still busy with earlier bytes, so that encoding delayed nothing.
+	Hidden float64
+}
+
+// LinkObserver is a Codec that weighs the time it takes against the link's.
+type LinkObserver interface {
+	// ObserveLink is told the state of the link about once per MiB of guest memory,
+	// by the streams' goroutines, and beside Encode.
+	ObserveLink(Link)
 }
 
 // Throttle decides how far the guest is slowed so that copying can catch up.

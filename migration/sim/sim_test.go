@@ -164,7 +164,7 @@ func TestRandomWriters(t *testing.T) {
 		r.send.Streams = rapid.IntRange(1, 8).Draw(rt, "streams")
 		r.send.Verify = rapid.Bool().Draw(rt, "verify")
 		var err error
-		r.send.Policies.Codec, err = policy.Codecs.Parse(rapid.SampledFrom([]string{"raw", "rle", "lz4", "xbrle", "xbrle,cache=128K", "xbrle,cache=auto"}).Draw(rt, "codec"))
+		r.send.Policies.Codec, err = policy.Codecs.Parse(rapid.SampledFrom([]string{"raw", "rle", "lz4", "xbrle", "xbrle,cache=128K", "xbrle,cache=auto", "auto,cache=256K"}).Draw(rt, "codec"))
 		require.NoError(t, err)
 		r.send.Policies.Order, err = policy.Orders.Parse(rapid.SampledFrom(policy.Orders.Names()).Draw(rt, "order"))
 		require.NoError(t, err)

@@ -230,12 +230,23 @@ func (e *evil) coded(data string, cs ...wire.Coded) {
 
 // The same for what a codec's frames may say.
 func TestEvilEncodings(t *testing.T) {
-	const xbrle = 2
+	const xbrle, auto = 2, 4
 	blank := wire.Checksum(make([]byte, pageSize))
 	for name, c := range map[string]struct {
 		do   func(e *evil)
 		says string
 	}{
+		"auto, not a choice":    {func(e *evil) { e.coded("x", wire.Coded{Codec: 3}) }, "by codec 3, the session has 4"},
+		"auto, the chooser":     {func(e *evil) { e.coded("x", wire.Coded{Codec: auto}) }, "by codec 4, the session has 4"},
+		"auto, nobody":          {func(e *evil) { e.coded("x", wire.Coded{}) }, "by codec 0"},
+		"auto, another base":    {func(e *evil) { e.coded("", wire.Coded{Codec: xbrle, Base: 77}) }, "the delta builds on"},
+		"auto, a delta of junk": {func(e *evil) { e.coded("\xff\xff\xff", wire.Coded{Codec: xbrle, Base: blank}) }, "malformed"},
+		"auto, lz4 with a base": {func(e *evil) { e.coded("x", wire.Coded{Codec: 1, Base: blank}) }, "builds on none"},
+		"auto, lz4 of junk":     {func(e *evil) { e.coded("\x0f\x01\x00", wire.Coded{Codec: 1}) }, "bad lz4"},
+		"auto, twice, two codecs": {func(e *evil) {
+			e.coded("", wire.Coded{Codec: xbrle, Base: blank})
+			e.coded("x", wire.Coded{Codec: 1})
+		}, "twice in one round"},
 		"page in the hole": {func(e *evil) { e.coded("", wire.Coded{GPA: 40 * pageSize, Codec: xbrle, Base: blank}) }, "not guest RAM"},
 		"another codec":    {func(e *evil) { e.coded("x", wire.Coded{Codec: 1}) }, "by codec 1, the session has 2"},
 		"twice": {func(e *evil) {
@@ -262,7 +273,11 @@ func TestEvilEncodings(t *testing.T) {
 				_, _, err := migration.Receive(context.Background(), migration.AcceptFrom(ln), r.host.Build, migration.ReceiveOptions{Silence: 5 * time.Second})
 				done <- err
 			}()
-			c.do(openByHand(t, r, 64, xbrle))
+			codec := uint8(xbrle)
+			if strings.HasPrefix(name, "auto") {
+				codec = auto
+			}
+			c.do(openByHand(t, r, 64, codec))
 			require.ErrorContains(t, <-done, c.says)
 			require.True(t, r.host.Target().Aborted())
 			require.NoError(t, w.Check())

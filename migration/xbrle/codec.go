@@ -168,6 +168,22 @@ func (c *Codec) Decode(gfn uint64, page []byte, base uint32, enc []byte) error {
 	return nil
 }
 
+// Kept copies page gfn to dst, a page long at least, as Encode last sent it, if
+// it is in the cache: what the destination has once it has decoded that.
+func (c *Codec) Kept(dst []byte, gfn uint64) bool {
+	kept := c.cache.Load()
+	if kept == nil {
+		return false
+	}
+	p, ok := kept.find(gfn)
+	if !ok {
+		return false
+	}
+	copy(dst[:pageSize], p.page[:])
+	p.release(p.set.crc[p.way], p.set.used[p.way].Load())
+	return true
+}
+
 // Forget drops page gfn.
 func (c *Codec) Forget(gfn uint64) {
 	if kept := c.cache.Load(); kept != nil && kept.forget(gfn) {

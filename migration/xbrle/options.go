@@ -17,7 +17,7 @@ const (
 
 func init() {
 	policy.Codecs.Register("xbrle", func(o *policy.Options) (policy.Codec, error) {
-		config, err := parseConfig(o)
+		config, err := ParseConfig(o)
 		if err != nil {
 			return nil, err
 		}
@@ -26,8 +26,9 @@ func init() {
 	policy.Codecs.Register("rle", func(*policy.Options) (policy.Codec, error) { return RLE{}, nil })
 }
 
-// parseConfig reads cache=SIZE|auto|0, max=SIZE and prime=all|hot|none.
-func parseConfig(o *policy.Options) (config Config, err error) {
+// ParseConfig reads the codec's options: cache=SIZE|auto|0, max=SIZE and
+// prime=all|hot|none.
+func ParseConfig(o *policy.Options) (config Config, err error) {
 	size, limit, prime := o.String("cache", defaultCache), o.String("max", ""), o.String("prime", "")
 	if size == "auto" {
 		config.Auto, config.Prime, size = true, PrimeHot, defaultMax

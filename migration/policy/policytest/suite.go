@@ -141,7 +141,7 @@ func Codec(t *testing.T, make func() policy.Codec) {
 			if e.Base != 0 {
 				require.Equal(t, crc32.Checksum(copied[gfn], crc32.MakeTable(crc32.Castagnoli)), e.Base, "Base must be what the destination has")
 			}
-			require.NoError(t, dst.Decode(gfn, copied[gfn], e.Base, e.Data))
+			require.NoError(t, Decoder(dst, e.Codec).Decode(gfn, copied[gfn], e.Base, e.Data))
 		}
 		require.Equal(t, page, copied[gfn], "page %d differs after step %d", gfn, step)
 	}
@@ -149,6 +149,43 @@ func Codec(t *testing.T, make func() policy.Codec) {
 		junk := newPage()[:rng.IntN(policy.PageSize)]
 		fill(rng, junk)
 		_ = dst.Decode(rng.Uint64N(pages), newPage(), rng.Uint32(), junk)
+		if c, ok := dst.(policy.Chooser); ok {
+			choice := c.Choices()[rng.IntN(len(c.Choices()))]
+			_ = choice.Decode(rng.Uint64N(pages), newPage(), rng.Uint32(), junk)
+		}
+	}
+	checkChoices(t, dst)
+}
+
+// Decoder finds what decodes an encoding by codec id, 0 for the session's own;
+// nil if the session has no such codec.
+func Decoder(session policy.Codec, id uint8) policy.Codec {
+	if id == 0 {
+		return session
+	}
+	if c, ok := session.(policy.Chooser); ok {
+		for _, choice := range c.Choices() {
+			if choice.ID() == id {
+				return choice
+			}
+		}
+	}
+	return nil
+}
+
+// checkChoices checks that a chooser's choices can be told apart on the wire.
+func checkChoices(t *testing.T, c policy.Codec) {
+	t.Helper()
+	chooser, ok := c.(policy.Chooser)
+	if !ok {
+		return
+	}
+	ids := map[uint8]bool{0: true, c.ID(): true}
+	for _, choice := range chooser.Choices() {
+		require.False(t, ids[choice.ID()], "choice %d is no codec of its own", choice.ID())
+		ids[choice.ID()] = true
+		_, nested := choice.(policy.Chooser)
+		require.False(t, nested, "choice %d chooses itself: encodings would have two names", choice.ID())
 	}
 }
 
