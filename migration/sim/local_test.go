@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"testing"
 	"time"
@@ -82,6 +83,12 @@ func TestLocalVerifyFindsOtherMemory(t *testing.T) {
 	require.NoError(t, r.src.Unharmed())
 }
 
+// noGC keeps the collector from closing files that nobody closed.
+func noGC(t *testing.T) {
+	was := debug.SetGCPercent(-1)
+	t.Cleanup(func() { debug.SetGCPercent(was) })
+}
+
 // localFaultRig is faultRig for a local hand-over.
 func localFaultRig(t *testing.T, f *fault) (*rig, *network) {
 	r := localRig(t, 120)
@@ -103,6 +110,7 @@ func TestEveryFrameOfALocalHandOver(t *testing.T) {
 // Each method of both ends may fail, and the source runs on with its memory
 // untouched.
 func TestEveryMethodOfALocalHandOverMayFail(t *testing.T) {
+	noGC(t)
 	boom := errors.New("boom")
 	for _, m := range []string{"MemoryFile", "Config", "Pause", "SaveState", "Release", "Build", "LoadState", "Acquire", "Run"} {
 		t.Run(m, func(t *testing.T) {
@@ -133,7 +141,7 @@ func TestEveryMethodOfALocalHandOverMayFail(t *testing.T) {
 				require.True(t, bytes.Equal(p, r.src.Page(r.gpa(uint64(i)))), "page %d", i)
 			}
 			noLeak(t, running)
-			require.Eventually(t, func() bool { return openFiles(t) <= fds }, time.Minute, time.Millisecond, "file descriptors leak")
+			require.Eventually(t, func() bool { return openFiles(t) <= fds }, 20*time.Second, time.Millisecond, "file descriptors leak")
 			require.NoError(t, r.world.Check())
 			if m == "Run" {
 				require.ErrorIs(t, err, migration.ErrNotTaken)
@@ -268,6 +276,7 @@ func (s *stranger) hangUp() { require.NoError(s.t, s.conn.CloseWrite()) }
 // A stranger who sends files where none belong, none where one belongs, or
 // another file than it should, is told so, and no descriptor is left behind.
 func TestStrangersWithFiles(t *testing.T) {
+	noGC(t)
 	good := func(size int64) *os.File {
 		fd, err := unix.MemfdCreate("good", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 		require.NoError(t, err)
@@ -336,7 +345,7 @@ func TestStrangersWithFiles(t *testing.T) {
 				require.True(t, target.Aborted())
 			}
 			noLeak(t, running)
-			require.Eventually(t, func() bool { return openFiles(t) <= fds }, time.Minute, time.Millisecond, "file descriptors leak")
+			require.Eventually(t, func() bool { return openFiles(t) <= fds }, 20*time.Second, time.Millisecond, "file descriptors leak")
 		})
 	}
 }
