@@ -349,3 +349,42 @@ func TestStrangersWithFiles(t *testing.T) {
 		})
 	}
 }
+
+// Its user may cancel up to GO, and the source runs on.
+func TestCancelALocalHandOver(t *testing.T) {
+	for _, at := range []migration.Phase{migration.PhaseConfigure, migration.PhasePause, migration.PhaseState, migration.PhaseVerify, migration.PhasePrepare, migration.PhaseCommitted} {
+		t.Run(string(at), func(t *testing.T) {
+			r := localRig(t, 40)
+			var s *migration.Session
+			var cancelErr error
+			r.send.Verify = true
+			r.send.OnProgress = func(p migration.Progress) {
+				if p.Phase == at && cancelErr == nil {
+					cancelErr = s.Cancel("test")
+				}
+			}
+			s, err := migration.NewSession(r.from, r.dial, r.send)
+			require.NoError(t, err)
+			done := make(chan error, 1)
+			go func() {
+				_, _, err := migration.Receive(context.Background(), migration.AcceptFrom(r.ln), r.host.Build, r.recv)
+				done <- err
+			}()
+			_, err = s.Run(context.Background())
+			recvErr := <-done
+			require.NoError(t, r.world.Check())
+			if at == migration.PhaseCommitted {
+				require.ErrorIs(t, cancelErr, migration.ErrCommitted)
+				require.NoError(t, errors.Join(err, recvErr))
+				require.Equal(t, []string{"target"}, r.world.Running())
+				require.NoError(t, r.host.Target().Close())
+				return
+			}
+			require.NoError(t, cancelErr)
+			require.ErrorIs(t, err, migration.ErrCancelled)
+			require.ErrorIs(t, recvErr, migration.ErrCancelled)
+			require.NoError(t, r.src.Unharmed())
+			require.Equal(t, []string{"source"}, r.world.Running())
+		})
+	}
+}
