@@ -18,7 +18,8 @@ import (
 
 // fakeVM is a Machine whose migrations move a simulated guest.
 type fakeVM struct {
-	sim *sim.Machine
+	sim  *sim.Machine
+	from migration.Source // what migrates, where it is not sim
 
 	mu    sync.Mutex
 	state vmm.State
@@ -47,7 +48,13 @@ func (f *fakeVM) Info() (vmm.Info, error)     { return vmm.Info{ID: "fake", VCPU
 func (f *fakeVM) Pause(context.Context) error { f.set(vmm.StatePaused); return nil }
 func (f *fakeVM) Resume() error               { f.set(vmm.StateRunning); return nil }
 func (f *fakeVM) Stop()                       { f.set(vmm.StateEnded) }
-func (f *fakeVM) Source() migration.Source    { return f.sim }
+
+func (f *fakeVM) Source() migration.Source {
+	if f.from != nil {
+		return f.from
+	}
+	return f.sim
+}
 
 func (f *fakeVM) MigratedTo() {
 	f.mu.Lock()

@@ -329,7 +329,7 @@ func TestTLSStrangers(t *testing.T) {
 			end := make(chan error, 1)
 			go func() {
 				_, _, err := migration.Receive(context.Background(), migration.AcceptFrom(l),
-					func(context.Context, []byte) (migration.Target, error) {
+					func(context.Context, migration.Offer) (migration.Target, error) {
 						return nil, errors.New("it never comes to that")
 					},
 					migration.ReceiveOptions{Silence: 4 * lingerTime})

@@ -66,6 +66,9 @@ type MigrationRequest struct {
 	Throttle        string  `json:"throttle,omitempty"`
 	Stop            string  `json:"stop,omitempty"`
 	Verify          bool    `json:"verify,omitempty"`
+	// Local hands the memory itself to a process of this host, without a copy. Only
+	// to unix:PATH, and for a machine whose memory is a memfd.
+	Local bool `json:"local,omitempty"`
 	// Keep leaves the source paused after it has moved instead of ending it. One
 	// that was saved in a file may be resumed.
 	Keep bool `json:"keep,omitempty"`
@@ -89,7 +92,10 @@ func (q MigrationRequest) options() (Address, migration.SendOptions, error) {
 	if err != nil {
 		return Address{}, migration.SendOptions{}, err
 	}
-	o := migration.SendOptions{Mode: migration.Mode(q.Mode), Streams: q.Streams, Bandwidth: q.Bandwidth, Verify: q.Verify}
+	o := migration.SendOptions{Mode: migration.Mode(q.Mode), Streams: q.Streams, Bandwidth: q.Bandwidth, Verify: q.Verify, Local: q.Local}
+	if err := q.checkLocal(to); err != nil {
+		return to, o, err
+	}
 	switch o.Mode {
 	case "", migration.PreCopy, migration.StopAndCopy:
 	case "postcopy", "hybrid":
@@ -103,6 +109,19 @@ func (q MigrationRequest) options() (Address, migration.SendOptions, error) {
 	}
 	o.Timeout, err = duration("timeout_ms", q.TimeoutMS)
 	return to, o, err
+}
+
+// checkLocal refuses what a hand-over of the memory itself cannot do.
+func (q MigrationRequest) checkLocal(to Address) error {
+	switch {
+	case !q.Local:
+		return nil
+	case to.Network != "unix":
+		return fmt.Errorf("%w: %w to %s; memory changes hands over a unix socket only, as in unix:in.sock", migration.ErrOptions, migration.ErrLocal, to)
+	case q.Keep:
+		return fmt.Errorf("%w: %w and keep; there is one memory, and once it is handed over nothing is left here to keep", migration.ErrOptions, migration.ErrLocal)
+	}
+	return nil
 }
 
 // duration converts milliseconds, refusing what is no time.

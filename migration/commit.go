@@ -107,6 +107,7 @@ func (e *engine) stopLog() {
 
 // close ends all connections and waits for every goroutine.
 func (e *engine) close() {
+	e.dropMemory()
 	close(e.closing)
 	for _, st := range e.streams {
 		_ = st.conn.Close() // nothing useful can be done about it

@@ -30,6 +30,10 @@
 //	            <---------------------------------------- RUNNING
 //	clean-up    StopDirtyLog, SetPace: full speed
 //
+// With SendOptions.Local nothing is copied: MEMFD follows LAYOUT and brings the
+// file that is guest memory, the Builder maps it for reading, and the next step
+// is pause (local.go has the picture).
+//
 // The phases are typed (Phase) and their legal steps are two tables.
 //
 // # At most one copy runs

@@ -3,6 +3,7 @@ package migration
 import (
 	"context"
 	"io"
+	"os"
 
 	"godwit/migration/policy"
 	"godwit/migration/wire"
@@ -86,6 +87,16 @@ type Source interface {
 	EndReason() error
 }
 
+// LocalSource is a Source whose memory can be handed to another process of this
+// host as it is (SendOptions.Local).
+type LocalSource interface {
+	Source
+	// MemoryFile gives a descriptor, the caller's to close, of the memfd that is
+	// guest RAM: the regions of Memory one after the other and nothing else, sealed
+	// against any change of size. The error says what to do where there is none.
+	MemoryFile() (*os.File, error)
+}
+
 // Target is the machine at the destination, built from the source's
 // configuration, that has not run yet. Calls come from one goroutine at a
 // time, in the order below; Abort may follow any of them but a Run that
@@ -94,8 +105,8 @@ type Source interface {
 // error), which the engine calls once, first of all: how long the machine takes to
 // restore its own state as LoadState would, which must leave it as it was.
 type Target interface {
-	// Memory lists guest RAM, all zero and not yet touched where possible; the
-	// engine checks it against the source's layout.
+	// Memory lists guest RAM, all zero and not yet touched where possible, or the
+	// source's own (Offer.Memory); the engine checks it against the source's layout.
 	Memory() []Region
 	// Populate prepares extents for writing ahead of the data. May be called
 	// from another goroutine while pages arrive.
@@ -113,4 +124,19 @@ type Target interface {
 
 // Builder makes the target machine from a stranger's configuration, or refuses
 // by naming what this host cannot give. Nothing of the guest runs yet.
-type Builder func(ctx context.Context, config []byte) (Target, error)
+//
+// A target whose offer has Memory is built on that file, which comes from the
+// same stranger and is to be checked. It is the source's RAM, and the source's
+// guest may be running on it, now and again after any failure: until Run is
+// called nothing may write to it. Populate is not called then, and Touched should
+// be there: without it, verify reads all of RAM.
+type Builder func(ctx context.Context, offer Offer) (Target, error)
+
+// Offer is what a Builder builds from.
+type Offer struct {
+	// Config is what Source.Config gave.
+	Config []byte
+	// Memory is what LocalSource.MemoryFile gave in a local hand-over, else nil. It
+	// is the Builder's to close from the call on, also when it fails.
+	Memory *os.File
+}

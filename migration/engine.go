@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -29,6 +30,7 @@ type engine struct {
 	mem  *ram
 	link *link
 	peer wire.Hello
+	gift *os.File // guest memory that is to change hands, until it has
 
 	codec     policy.Codec // nil when pages go raw
 	pool      *pool        // nil without a codec
@@ -64,6 +66,9 @@ func newEngine(s *Session, ctx context.Context) *engine {
 		rep: Report{Mode: s.o.Mode, Streams: s.o.Streams, Rounds: []RoundReport{}}}
 	if codec := s.o.Policies.Codec; codec.ID() != 0 {
 		e.codec = codec
+	}
+	if s.o.Local {
+		e.rep.Local, e.rep.Streams = true, 0
 	}
 	return e
 }
@@ -140,8 +145,15 @@ func (e *engine) connect() error {
 	e.s.mu.Lock()
 	e.s.p.TotalPages = e.mem.pages
 	e.s.mu.Unlock()
+	if err := e.openMemory(); err != nil {
+		return err
+	}
 	conn, err := e.dial(e.ctx)
 	if err != nil {
+		return err
+	}
+	if err := e.canGive(conn); err != nil {
+		_ = conn.Close() // nothing was said on it
 		return err
 	}
 	r, w := wire.NewReader(patient{conn, e.o.Silence}), wire.NewWriter(conn)
@@ -182,6 +194,9 @@ func (e *engine) hello(role wire.Role, stream int) *wire.Hello {
 	if e.o.Verify {
 		h.Features |= wire.FeatureVerify
 	}
+	if e.o.Local {
+		h.Features |= wire.FeatureLocal
+	}
 	return h
 }
 
@@ -211,8 +226,14 @@ func (e *engine) configure() error {
 	if err := e.link.send(wire.TypeLayout, 0, wire.AppendExtents(nil, e.mem.layout())); err != nil {
 		return err
 	}
+	if err := e.giveMemory(); err != nil {
+		return err
+	}
 	if err := e.built(); err != nil {
 		return err
+	}
+	if e.o.Local {
+		return nil
 	}
 	return e.openStreams()
 }

@@ -18,6 +18,7 @@ var (
 	ErrCommit    = errors.New("commit of the migration")
 	ErrVerify    = errors.New("guest memory differs between source and destination")
 	ErrFile      = errors.New("saved machine")
+	ErrLocal     = errors.New("local hand-over")
 
 	// ErrConnection says that the connection broke: closed, reset, or garbled.
 	ErrConnection = errors.New("migration connection failed")

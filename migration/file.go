@@ -40,6 +40,9 @@ func Save(ctx context.Context, src Source, w io.Writer, o SendOptions) (*Report,
 	if err != nil {
 		return nil, err
 	}
+	if o.Local {
+		return nil, fmt.Errorf("%w: %w into a file; memory changes hands between processes only", ErrOptions, ErrLocal)
+	}
 	began := time.Now()
 	f := &fileWriter{ctx: ctx, src: src, o: o, w: wire.NewWriter(w),
 		rep: Report{Mode: StopAndCopy, Streams: 1, Rounds: []RoundReport{}}}

@@ -176,6 +176,11 @@ func (l *link) send(t wire.Type, flags uint8, body []byte) error {
 // sendAfter writes one frame if check allows it, asked when nothing but the
 // write itself is left to do. tried says whether any byte may have left.
 func (l *link) sendAfter(check func() error, t wire.Type, flags uint8, body []byte) (tried bool, err error) {
+	return l.sendBy(check, func() error { return l.w.Frame(t, flags, body) })
+}
+
+// sendBy is sendAfter for a frame that write puts on the connection.
+func (l *link) sendBy(check, write func() error) (tried bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.conn.SetWriteDeadline(time.Now().Add(l.silence)); err != nil {
@@ -184,7 +189,7 @@ func (l *link) sendAfter(check func() error, t wire.Type, flags uint8, body []by
 	if err := check(); err != nil {
 		return false, err
 	}
-	if err := l.w.Frame(t, flags, body); err != nil {
+	if err := write(); err != nil {
 		return true, connError("control connection", l.silence, err)
 	}
 	return true, nil

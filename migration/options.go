@@ -64,6 +64,11 @@ type SendOptions struct {
 	// OnProgress, if set, is called by the engine whenever the phase or the round
 	// changes, from the goroutine that drives the migration. It must not block.
 	OnProgress func(Progress)
+	// Local hands the memory itself to a process of this host, over a unix socket:
+	// nothing is copied, so there are no streams, no rounds and nothing for a codec,
+	// a bandwidth limit or another mode to act on; these are refused, and the other
+	// policies are not asked. The Source must be a LocalSource.
+	Local bool
 }
 
 func (o SendOptions) withDefaults() (SendOptions, error) {
@@ -95,6 +100,9 @@ func (o SendOptions) withDefaults() (SendOptions, error) {
 		return o, fmt.Errorf("%w: %d streams, must be 1 to %d", ErrOptions, o.Streams, MaxStreams)
 	case o.Timeout < 0:
 		return o, fmt.Errorf("%w: timeout %v is negative", ErrOptions, o.Timeout)
+	}
+	if err := checkLocal(&o); err != nil {
+		return o, err
 	}
 	if err := checkBandwidth(o.Bandwidth, o.Streams); err != nil {
 		return o, err

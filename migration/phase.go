@@ -34,7 +34,7 @@ var sourceNext = map[Phase][]Phase{
 	PhaseConnect:   {PhaseConfigure, PhaseUndo},
 	PhaseConfigure: {PhaseCopy, PhasePause, PhaseUndo},
 	PhaseCopy:      {PhasePause, PhaseUndo},
-	PhasePause:     {PhaseLastPages, PhaseUndo},
+	PhasePause:     {PhaseLastPages, PhaseState, PhaseUndo}, // no last pages in a local hand-over
 	PhaseLastPages: {PhaseState, PhaseUndo},
 	PhaseState:     {PhaseVerify, PhasePrepare, PhaseUndo},
 	PhaseVerify:    {PhasePrepare, PhaseUndo},
@@ -50,7 +50,7 @@ var sourceNext = map[Phase][]Phase{
 var targetNext = map[Phase][]Phase{
 	PhaseIdle:      {PhaseConnect, PhaseFailed, PhaseCancelled},
 	PhaseConnect:   {PhaseConfigure, PhaseFailed, PhaseCancelled},
-	PhaseConfigure: {PhaseCopy, PhaseFailed, PhaseCancelled},
+	PhaseConfigure: {PhaseCopy, PhaseState, PhaseFailed, PhaseCancelled}, // no copy in a local hand-over
 	PhaseCopy:      {PhaseState, PhaseFailed, PhaseCancelled},
 	PhaseState:     {PhaseVerify, PhasePrepare, PhaseFailed, PhaseCancelled},
 	PhaseVerify:    {PhasePrepare, PhaseFailed, PhaseCancelled},

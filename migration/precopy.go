@@ -18,6 +18,9 @@ const minMeasured = 256 << 10
 // each chunk, clear its bits, then read, then send (see stream.chunk). A page
 // written before its turn is sent once, as it is; one written after is in the log.
 func (e *engine) copyMemory() error {
+	if e.o.Local {
+		return nil // there is nothing to copy, so nothing to log
+	}
 	e.pending = make(Bitmap, e.mem.words)
 	if e.o.Mode == StopAndCopy {
 		return nil
@@ -191,6 +194,9 @@ func (e *engine) lastPages() error {
 	if err := e.s.enter(PhasePause); err != nil {
 		return err
 	}
+	if e.o.Local {
+		e.rep.SetupMS = ms(time.Since(e.s.started))
+	}
 	e.gcOn = quietGC()
 	if err := e.clock.enter(partPause); err != nil {
 		return err
@@ -201,6 +207,9 @@ func (e *engine) lastPages() error {
 	}
 	if hasEnded(e.src) {
 		return guestEnded(e.src)
+	}
+	if e.o.Local {
+		return e.clock.enter(partPages) // they are there already
 	}
 	if err := e.s.enter(PhaseLastPages); err != nil {
 		return err

@@ -26,6 +26,7 @@ type receiver struct {
 	build  Builder
 	ctx    context.Context // ends when the migration must stop, before GO
 	link   *link
+	taker  *taker     // of files on the control connection, where that is a unix socket
 	hello  wire.Hello // of the source
 	nonce  [wire.NonceSize]byte
 	target Target
@@ -150,6 +151,7 @@ func (r *receiver) greet(conn net.Conn) error {
 	if err := r.enter(PhaseConnect); err != nil {
 		return err
 	}
+	conn, r.taker = takeFiles(conn)
 	in, out := wire.NewReader(patient{conn, r.o.Silence}), wire.NewWriter(conn)
 	ctx, cancel := context.WithTimeoutCause(r.ctx, r.o.Silence, fmt.Errorf("%w: no HELLO within %v", ErrSilence, r.o.Silence))
 	defer cancel()
@@ -162,6 +164,7 @@ func (r *receiver) greet(conn net.Conn) error {
 			_ = out.Open(wire.TypeError, wire.AppendText(nil, err.Error())) // err is the failure to report
 		} else {
 			r.hello = *hello
+			r.expectMemory()
 			_, _ = rand.Read(r.nonce[:]) // never fails, by crypto/rand's contract
 			err = out.Open(wire.TypeHello, r.answer(0).Append(nil))
 		}
@@ -176,7 +179,9 @@ func (r *receiver) greet(conn net.Conn) error {
 		}
 		return connError(conn.RemoteAddr().String(), r.o.Silence, err)
 	}
-	r.rep.Streams = int(hello.Streams)
+	if r.rep.Local = r.local(); !r.rep.Local {
+		r.rep.Streams = int(hello.Streams)
+	}
 	r.link = &link{conn: conn, silence: r.o.Silence, r: in, w: out}
 	r.link.start(r.fail)
 	return nil
@@ -193,6 +198,9 @@ func (r *receiver) acceptable(h *wire.Hello) error {
 		return fmt.Errorf("%w: this destination demands verified memory; migrate with --verify", errRefused)
 	}
 	if err := h.Compatible(); err != nil {
+		return fmt.Errorf("%w: %w", errRefused, err)
+	}
+	if err := r.acceptLocal(h); err != nil {
 		return fmt.Errorf("%w: %w", errRefused, err)
 	}
 	var err error
@@ -244,7 +252,13 @@ func (r *receiver) configure(accept Acceptor) error {
 	if r.layout, err = wire.DecodeExtents(body); err != nil {
 		return err
 	}
-	if r.target, err = r.build(r.ctx, r.config); err != nil {
+	offer := Offer{Config: r.config}
+	if r.local() {
+		if offer.Memory, err = r.takeMemory(); err != nil {
+			return err
+		}
+	}
+	if r.target, err = r.build(r.ctx, offer); err != nil {
 		r.target = nil
 		return fmt.Errorf("build the machine: %w", err)
 	}
@@ -253,6 +267,11 @@ func (r *receiver) configure(accept Acceptor) error {
 	}
 	if err := r.mem.sameLayout(r.layout); err != nil {
 		return err
+	}
+	if r.local() {
+		r.rep.Pages.Skipped = r.mem.pages
+		var built wire.Built // no stop rule will ask what restoring takes
+		return r.link.send(wire.TypeBuilt, 0, built.Append(nil))
 	}
 	r.page.init(r.mem, int(r.hello.Streams), r.codec, r.roundPassed)
 	built := wire.Built{RestoreNS: uint64(r.rehearse())}
@@ -297,6 +316,9 @@ func (r *receiver) populator() {
 // copyMemory hears the extents while the streams fill memory, until the first
 // message of the next phase.
 func (r *receiver) copyMemory() error {
+	if r.local() {
+		return nil // it is here
+	}
 	if err := r.enter(PhaseCopy); err != nil {
 		return err
 	}

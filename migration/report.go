@@ -22,6 +22,9 @@ type Report struct {
 	// the source could not be told.
 	Error string `json:"error,omitempty"`
 	Mode  Mode   `json:"mode"`
+	// Local says that memory changed hands without a copy: streams, wire_bytes and
+	// rounds are then empty, and all pages are skipped ones.
+	Local bool `json:"local,omitempty"`
 	// TotalMS is from the start to RUNNING: at the source from connecting to
 	// RUNNING received, at the destination from the first HELLO to Run returned.
 	TotalMS float64 `json:"total_ms"`
@@ -29,8 +32,8 @@ type Report struct {
 	// received: never understated, as the last vCPU stops a little later. Hashing
 	// under verify is not in it. 0 at the destination.
 	DowntimeMS float64 `json:"downtime_ms"`
-	// SetupMS is from the start to the first page: connect, CONFIG, build, dirty
-	// log, finding what was touched.
+	// SetupMS is from the start to the first page, in a local hand-over to the
+	// pause: connect, CONFIG, build, dirty log, finding what was touched.
 	SetupMS        float64        `json:"setup_ms"`
 	DowntimePhases DowntimePhases `json:"downtime_phases"`
 	// WireBytes is what the destination acknowledged on the data streams, or what
@@ -80,7 +83,7 @@ type PageCounts struct {
 	Delta      uint64 `json:"delta"`      // as a difference to what was sent before
 	Compressed uint64 `json:"compressed"` // compressed
 	Unchanged  uint64 `json:"unchanged"`  // logged as dirty, but found as they had been sent: not sent again
-	Skipped    uint64 `json:"skipped"`    // of guest RAM, never read nor sent because never touched
+	Skipped    uint64 `json:"skipped"`    // of guest RAM, never read nor sent: never touched, or handed over in place
 }
 
 // data is the pages that went by content.

@@ -59,8 +59,8 @@ func (f *fileReader) run(build Builder) error {
 	if err := hello.Compatible(); err != nil {
 		return err
 	}
-	if hello.Role != wire.RoleFile || hello.Streams != 1 || hello.Codec != 0 {
-		return fmt.Errorf("%w: a file's HELLO with role %d, %d streams, codec %d", wire.ErrFormat, hello.Role, hello.Streams, hello.Codec)
+	if hello.Role != wire.RoleFile || hello.Streams != 1 || hello.Codec != 0 || hello.Features&wire.FeatureLocal != 0 {
+		return fmt.Errorf("%w: a file's HELLO with role %d, %d streams, codec %d, features %#x", wire.ErrFormat, hello.Role, hello.Streams, hello.Codec, hello.Features)
 	}
 	var config bytes.Buffer
 	if err := f.gather(wire.TypeConfig, &config, maxConfig); err != nil {
@@ -74,7 +74,7 @@ func (f *fileReader) run(build Builder) error {
 	if err != nil {
 		return err
 	}
-	target, err := build(f.ctx, config.Bytes())
+	target, err := build(f.ctx, Offer{Config: config.Bytes()})
 	if err != nil {
 		return fmt.Errorf("build the machine: %w", err)
 	}

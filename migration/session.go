@@ -36,6 +36,9 @@ func NewSession(src Source, dial Dialer, o SendOptions) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, ok := src.(LocalSource); o.Local && !ok {
+		return nil, fmt.Errorf("%w: %w of a machine (%T) whose memory no other process can have", ErrOptions, ErrLocal, src)
+	}
 	s := &Session{src: src, dial: dial, o: o, downLimit: o.DowntimeLimit, throttle: o.Policies.Throttle}
 	s.first = s.throttle.Next(policy.Round{})
 	s.limit.set(o.Bandwidth)

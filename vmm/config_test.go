@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"godwit/kvm"
+	"godwit/migration"
 )
 
 func TestConfigIsChecked(t *testing.T) {
@@ -71,7 +72,7 @@ func FuzzIncomingConfig(f *testing.F) {
 		if err != nil || w.Config.Machine.MemSizeMiB > 64 || w.Config.Machine.VCPUCount > 4 {
 			return // building large machines is not what is tried here
 		}
-		m, err := newIncoming(Incoming{}, data)
+		m, err := newIncoming(Incoming{}, migration.Offer{Config: data})
 		if err != nil {
 			return
 		}

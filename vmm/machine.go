@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -89,6 +90,7 @@ type assembly struct {
 	saved    bool              // from a file, so there is no source
 	cpuid    []kvm.CPUIDEntry  // the source's, where there is one
 	disks    map[string]string // drive id to the path to open here
+	memory   *os.File          // the source's guest memory, where that is handed over
 }
 
 // assemble builds a machine in the order that KVM asks for: interrupt
@@ -113,7 +115,7 @@ func assemble(cfg Config, o Options, a assembly) (_ *Machine, err error) {
 	if err := m.createChips(); err != nil {
 		return nil, err
 	}
-	if err := m.createMemory(); err != nil {
+	if err := m.createMemory(a.memory); err != nil {
 		return nil, err
 	}
 	if m.cpuid = a.cpuid; m.cpuid == nil {
@@ -153,12 +155,22 @@ func (m *Machine) createChips() error {
 	return err
 }
 
-func (m *Machine) createMemory() error {
+// createMemory makes guest RAM, or maps the source's.
+func (m *Machine) createMemory(given *os.File) error {
 	backing, err := guestmem.ParseBacking(m.cfg.Machine.MemoryBacking)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	ram, err := guestmem.New(uint64(m.cfg.Machine.MemSizeMiB)<<20, guestmem.Options{Backing: backing})
+	var ram *guestmem.Memory
+	size := uint64(m.cfg.Machine.MemSizeMiB) << 20
+	switch {
+	case given == nil:
+		ram, err = guestmem.New(size, guestmem.Options{Backing: backing})
+	case backing != guestmem.Memfd:
+		err = fmt.Errorf("%w: a memory file for a machine whose memory is %v", ErrConfig, backing)
+	default:
+		ram, err = guestmem.Attach(given, size, guestmem.Options{})
+	}
 	if err != nil {
 		return err
 	}

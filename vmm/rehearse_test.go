@@ -46,7 +46,7 @@ func TestRehearseLeavesTheTargetFresh(t *testing.T) {
 		m, _ := start(t, cfg)
 		config, err := m.Source().Config()
 		require.NoError(t, err)
-		built, err := BuildTarget(Incoming{}, nil)(t.Context(), config)
+		built, err := BuildTarget(Incoming{}, nil)(t.Context(), migration.Offer{Config: config})
 		require.NoError(t, err)
 		tg := built.(*target)
 		t.Cleanup(func() { require.NoError(t, tg.Abort()) })

@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"godwit/devices/state"
 	"godwit/kvm"
+	"godwit/kvm/guestmem"
 	"godwit/migration"
 	"godwit/migration/policy"
 )
@@ -36,7 +38,7 @@ type source struct {
 	wasPaused bool
 }
 
-var _ migration.Source = (*source)(nil)
+var _ migration.LocalSource = (*source)(nil)
 
 // Source gives the migration engine its view of the machine. One migration at
 // a time may use it.
@@ -49,6 +51,15 @@ func (s *source) Config() ([]byte, error) {
 
 // Memory implements migration.Source.
 func (s *source) Memory() []migration.Region { return regions(s.m.mem) }
+
+// MemoryFile implements migration.LocalSource.
+func (s *source) MemoryFile() (*os.File, error) {
+	f, err := s.m.mem.File()
+	if errors.Is(err, guestmem.ErrBacking) {
+		return nil, fmt.Errorf("%w; only a machine that was started with --memory-backing memfd can hand it over; migrate without --local", err)
+	}
+	return f, err
+}
 
 func regions(mem *memory) []migration.Region {
 	var out []migration.Region

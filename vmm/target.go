@@ -35,8 +35,11 @@ var _ migration.Target = (*target)(nil)
 // before anything of the guest arrives, so that its owner can show and close
 // it; it may be nil.
 func BuildTarget(in Incoming, built func(*Machine)) migration.Builder {
-	return func(_ context.Context, config []byte) (migration.Target, error) {
-		m, err := newIncoming(in, config)
+	return func(_ context.Context, offer migration.Offer) (migration.Target, error) {
+		if offer.Memory != nil {
+			defer offer.Memory.Close() // the machine has a duplicate
+		}
+		m, err := newIncoming(in, offer)
 		if err != nil {
 			return nil, err
 		}
@@ -47,8 +50,8 @@ func BuildTarget(in Incoming, built func(*Machine)) migration.Builder {
 	}
 }
 
-func newIncoming(in Incoming, config []byte) (*Machine, error) {
-	w, err := parseWireConfig(config)
+func newIncoming(in Incoming, offer migration.Offer) (*Machine, error) {
+	w, err := parseWireConfig(offer.Config)
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +66,8 @@ func newIncoming(in Incoming, config []byte) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := assemble(cfg, in.Options, assembly{incoming: true, cpuid: w.CPUID, disks: disks, saved: in.Saved})
+	a := assembly{incoming: true, cpuid: w.CPUID, disks: disks, saved: in.Saved, memory: offer.Memory}
+	m, err := assemble(cfg, in.Options, a)
 	if err != nil {
 		return nil, err
 	}
@@ -138,8 +142,16 @@ func (t *target) Acquire() error {
 	return t.m.dev.lockDisks()
 }
 
-// Run implements migration.Target.
+// Run implements migration.Target. Memory that was handed over becomes writable
+// here and not before: GO has come. Until then it was mapped for reading only,
+// so restoring the state could not write it, KVM included, whose own writes then
+// fail without a word: the wall clock stays as the guest has it, and the clock
+// page of a vCPU is found again when it first runs (kernel:
+// kvm_write_wall_clock, kvm_gpc_refresh).
 func (t *target) Run() error {
+	if err := t.m.mem.Thaw(); err != nil {
+		return err
+	}
 	if t.m.operatorPaused {
 		t.m.op.Lock()
 		defer t.m.op.Unlock()

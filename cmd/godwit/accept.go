@@ -78,8 +78,8 @@ func receiveSoon(ctx context.Context, limit time.Duration, accept migration.Acce
 			}
 			return conn, err
 		},
-		func(ctx context.Context, config []byte) (migration.Target, error) {
+		func(ctx context.Context, offer migration.Offer) (migration.Target, error) {
 			clock.Stop()
-			return build(ctx, config)
+			return build(ctx, offer)
 		}, migration.ReceiveOptions{})
 }

@@ -34,6 +34,9 @@ func newMigrate() *cobra.Command {
 The guest runs on until the last pages are sent. Until the destination has been told to go, Ctrl-C cancels and the
 guest runs on here; after that it cannot be undone. The source's process ends when the guest has moved.
 
+With --local the memory itself goes to a process of this host, without a copy: in a few milliseconds, whatever the
+size. The machine must have been started with --memory-backing memfd, and the destination listen on unix:PATH.
+
 With --to file:PATH the guest is paused and all of it written to PATH, which appears only when it is whole and on the
 disk. "godwit receive --listen file:PATH" lets it run on. The source's process ends then, or with --keep stays, paused,
 and "godwit resume" lets the guest run on in it; its disks change then, and the file does not fit them any more.
@@ -44,6 +47,7 @@ destination's must be for the HOST of --to. The machine's process reads the file
   godwit migrate --api-sock vm.sock --to unix:in.sock --verify --json
   godwit migrate --name web --to tcp:host2:7000 --tls-cert host1.pem --tls-key host1.key --tls-ca ca.pem
   godwit migrate --name web --to tcp:host2:7000 --throttle cap:50
+  godwit migrate --name web --to unix:in.sock --local
   godwit migrate --name web --to file:/srv/web.saved`,
 		Args: cobra.NoArgs,
 		RunE: action(func(cmd *cobra.Command, _ []string) error {
@@ -88,6 +92,7 @@ destination's must be for the HOST of --to. The machine's process reads the file
 	f.StringVar(&q.Stop, "stop", "", "`POLICY` for when to pause the guest: "+names(policy.Stops.Names())+", as in --stop last-sync,rounds=10 or --stop measured,sample=5, which watches the guest for 5 ms before it promises")
 	addTLS(f, &q.TLSFiles, "destination")
 	f.BoolVar(&q.Verify, "verify", false, "compare hashes of guest memory before the guest runs there, as in migrate --verify")
+	f.BoolVar(&q.Local, "local", false, "hand the memory over to a process of this host instead of copying it, as in --to unix:in.sock --local")
 	f.BoolVar(&q.Keep, "keep", false, "keep the source's process, its machine paused, after the move, as in --to file:web.saved --keep")
 	f.BoolVar(&asJSON, "json", false, "print the report as one JSON object, the last line of stdout, as in migrate --json")
 	f.SortFlags = false
@@ -179,8 +184,12 @@ func summary(st api.MigrationStatus) string {
 	if p := r.Promise; p != nil && len(r.Rounds) > 0 {
 		fmt.Fprintf(&b, "  promised  %.2f ms and %d pages, took %.2f ms and %d pages\n", p.DowntimeMS, p.Pages, r.DowntimeMS, r.Rounds[len(r.Rounds)-1].SentPages)
 	}
-	fmt.Fprintf(&b, "  sent      %s in %d rounds, %d streams\n", units.FormatBytes(float64(r.WireBytes)), len(r.Rounds), r.Streams)
-	fmt.Fprintf(&b, "  pages     %s\n", pageCounts(r.Pages))
+	if r.Local {
+		fmt.Fprintf(&b, "  memory    %d pages handed over, none copied\n", r.Pages.Skipped)
+	} else {
+		fmt.Fprintf(&b, "  sent      %s in %d rounds, %d streams\n", units.FormatBytes(float64(r.WireBytes)), len(r.Rounds), r.Streams)
+		fmt.Fprintf(&b, "  pages     %s\n", pageCounts(r.Pages))
+	}
 	if text := slowed(r); text != "" {
 		fmt.Fprintf(&b, "  slowed    %s\n", text)
 	}

@@ -133,7 +133,7 @@ func (r *receiver) wait(ctx context.Context, h *host, l net.Listener) (*vmm.Mach
 		_, rep, err := receiveSoon(ctx, describeTime, accept, vmm.BuildTarget(in, built))
 		switch {
 		case err == nil:
-			h.say("the machine %q has arrived: %.0f ms, %d pages, %d of them zero", m.Config().ID, rep.TotalMS, rep.Pages.Raw+rep.Pages.Zero, rep.Pages.Zero)
+			h.say("the machine %q has arrived: %s", m.Config().ID, arrival(rep))
 			if rep.Error != "" {
 				h.say("%s", rep.Error)
 			}
@@ -144,6 +144,14 @@ func (r *receiver) wait(ctx context.Context, h *host, l net.Listener) (*vmm.Mach
 		h.say("a migration failed: %v", err)
 		h.say("listening on %s:%s", l.Addr().Network(), l.Addr())
 	}
+}
+
+// arrival says how much came, and how.
+func arrival(rep *migration.Report) string {
+	if rep.Local {
+		return fmt.Sprintf("%.0f ms, %d pages handed over, none copied", rep.TotalMS, rep.Pages.Skipped)
+	}
+	return fmt.Sprintf("%.0f ms, %d pages, %d of them zero", rep.TotalMS, rep.Pages.Raw+rep.Pages.Zero, rep.Pages.Zero)
 }
 
 // rebuild starts a machine that arrived and reset, here: from the disks that

@@ -117,7 +117,7 @@ func TestStrangerHasLimitedTime(t *testing.T) {
 			err = w.Frame(wire.TypeKeepalive, 0, nil)
 		}
 	}()
-	build := func(context.Context, []byte) (migration.Target, error) {
+	build := func(context.Context, migration.Offer) (migration.Target, error) {
 		return nil, errors.New("it never comes to that")
 	}
 	_, rep, err := receiveSoon(context.Background(), 200*time.Millisecond, migration.AcceptFrom(l), build)

@@ -19,6 +19,16 @@ func (m *Memory) slice(op string, gpa, n uint64) ([]byte, error) {
 	return nil, rangeError(op, gpa, n, ErrOutOfRange)
 }
 
+// toWrite is slice for a range that will be written. The look at frozen costs
+// what the one at closed does; what makes sure is the mapping, which cannot be
+// written before Thaw.
+func (m *Memory) toWrite(op string, gpa, n uint64) ([]byte, error) {
+	if m.frozen.Load() {
+		return nil, rangeError(op, gpa, n, ErrFrozen)
+	}
+	return m.slice(op, gpa, n)
+}
+
 func rangeError(op string, gpa, n uint64, cause error) error {
 	return fmt.Errorf("%s of %#x bytes of guest memory at %#x: %w", op, n, gpa, cause)
 }
@@ -38,7 +48,7 @@ func (m *Memory) ReadAt(p []byte, gpa uint64) error {
 // written. The guest may see any part of p first, two bytes included: fields that
 // it polls are for StoreUint16, StoreUint32 and StoreUint64.
 func (m *Memory) WriteAt(p []byte, gpa uint64) error {
-	b, err := m.slice("write", gpa, uint64(len(p)))
+	b, err := m.toWrite("write", gpa, uint64(len(p)))
 	if err != nil {
 		return err
 	}
@@ -57,5 +67,5 @@ func (m *Memory) View(gpa, n uint64) ([]byte, error) {
 // caller must call MarkDirty with the same range after the bytes have landed, and
 // also when the transfer failed half-way. Valid until Close.
 func (m *Memory) Writable(gpa, n uint64) ([]byte, error) {
-	return m.slice("writable view", gpa, n)
+	return m.toWrite("writable view", gpa, n)
 }

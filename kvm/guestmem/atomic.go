@@ -25,6 +25,14 @@ func (m *Memory) word(op string, gpa, size uint64) (unsafe.Pointer, error) {
 	return unsafe.Pointer(unsafe.SliceData(b)), nil
 }
 
+// wordToWrite is word for a value that will be written.
+func (m *Memory) wordToWrite(gpa, size uint64) (unsafe.Pointer, error) {
+	if m.frozen.Load() {
+		return nil, rangeError("store", gpa, size, ErrFrozen)
+	}
+	return m.word("store", gpa, size)
+}
+
 // LoadUint16 reads the 2-byte value at gpa, which must be even.
 //
 // sync/atomic has no 16-bit load. The aligned 32-bit word around the value lies in
@@ -62,7 +70,7 @@ func (m *Memory) LoadUint64(gpa uint64) (uint64, error) {
 // StoreUint16 writes v to gpa, which must be even, and marks the page dirty.
 // Bytes beside the value keep what the guest writes to them meanwhile.
 func (m *Memory) StoreUint16(gpa uint64, v uint16) error {
-	p, err := m.word("store", gpa, 2)
+	p, err := m.wordToWrite(gpa, 2)
 	if err != nil {
 		return err
 	}
@@ -74,7 +82,7 @@ func (m *Memory) StoreUint16(gpa uint64, v uint16) error {
 // StoreUint32 writes v to gpa, which must be a multiple of 4, and marks the page
 // dirty.
 func (m *Memory) StoreUint32(gpa uint64, v uint32) error {
-	p, err := m.word("store", gpa, 4)
+	p, err := m.wordToWrite(gpa, 4)
 	if err != nil {
 		return err
 	}
@@ -86,7 +94,7 @@ func (m *Memory) StoreUint32(gpa uint64, v uint32) error {
 // StoreUint64 writes v to gpa, which must be a multiple of 8, and marks the page
 // dirty.
 func (m *Memory) StoreUint64(gpa uint64, v uint64) error {
-	p, err := m.word("store", gpa, 8)
+	p, err := m.wordToWrite(gpa, 8)
 	if err != nil {
 		return err
 	}

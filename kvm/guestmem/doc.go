@@ -27,9 +27,17 @@
 // mark stands for; were it the other way round, a migration could send the old
 // bytes and forget the page.
 //
+// # Handing it to another process
+//
+// The RAM of a Memfd backing is one file, regions in address order, sealed
+// against any change of size. [Memory.File] gives it, and [Attach] maps it in the
+// process that gets it: for reading only, until [Memory.Thaw]. So whoever must not
+// write yet cannot, KVM included. From Thaw on it is up to the two processes that
+// only one of them writes.
+//
 // # Who may call what
 //
-// All methods but Close may be called from any goroutine at any time. Close
+// All methods but Close and Thaw may be called from any goroutine at any time. Close
 // needs every user, vCPUs included, to have stopped. The race detector does not
 // see mapped memory; two writers to the same bytes are as racy here as two CPUs.
 //

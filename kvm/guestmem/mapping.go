@@ -12,6 +12,9 @@ import (
 // only where guest and host address agree modulo this size.
 const hugePage = 2 << 20
 
+// memfdName shows in /proc/PID/maps.
+const memfdName = "godwit-ram"
+
 // reservation is a range of host addresses that this package owns.
 type reservation struct {
 	addr unsafe.Pointer
@@ -20,11 +23,8 @@ type reservation struct {
 
 // mapAll maps every region. On error, unmap releases what was mapped so far.
 func (m *Memory) mapAll(o Options) error {
-	if o.Backing == Memfd {
-		if err := m.openMemfd(); err != nil {
-			return err
-		}
-	}
+	m.dirty = make([]uint64, (m.Frames()+63)/64)
+	m.noCollapse.Store(m.fd < 0 || o.SmallPages) // anonymous memory has huge pages from the first touch
 	var offset uint64
 	for _, e := range layout(m.size) {
 		if e.Len == 0 {
@@ -51,7 +51,7 @@ func (m *Memory) mapAll(o Options) error {
 // sealed against a change of size: a process that got the file and cut it would
 // otherwise make our next access a SIGBUS.
 func (m *Memory) openMemfd() error {
-	fd, err := unix.MemfdCreate("godwit-ram", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	fd, err := unix.MemfdCreate(memfdName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return fmt.Errorf("memfd_create: %w", err)
 	}
@@ -59,8 +59,7 @@ func (m *Memory) openMemfd() error {
 	if err := unix.Ftruncate(fd, int64(m.size)); err != nil {
 		return fmt.Errorf("ftruncate memfd: %w", err)
 	}
-	seals := unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
-	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals); err != nil {
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, sealsWanted); err != nil {
 		return fmt.Errorf("seal memfd: %w", err)
 	}
 	return nil
@@ -87,7 +86,11 @@ func (m *Memory) mapRegion(n, offset uint64) ([]byte, error) {
 		flags |= unix.MAP_PRIVATE | unix.MAP_ANONYMOUS
 		offset = 0
 	}
-	p, err := unix.MmapPtr(m.fd, int64(offset), start, uintptr(n), unix.PROT_READ|unix.PROT_WRITE, flags)
+	prot := unix.PROT_READ | unix.PROT_WRITE
+	if m.frozen.Load() {
+		prot = unix.PROT_READ
+	}
+	p, err := unix.MmapPtr(m.fd, int64(offset), start, uintptr(n), prot, flags)
 	if err != nil {
 		return nil, fmt.Errorf("map %d bytes: %w", n, err)
 	}

@@ -37,6 +37,10 @@ var (
 	ErrSize = errors.New("bad guest memory size")
 	// ErrBacking: no such kind of backing.
 	ErrBacking = errors.New("unknown memory backing")
+	// ErrFrozen: the memory was attached and is not to be written before Thaw.
+	ErrFrozen = errors.New("guest memory is frozen")
+	// ErrForeign: the file given to Attach cannot be guest memory.
+	ErrForeign = errors.New("not the memory file of a guest")
 )
 
 // Backing is where the bytes of guest RAM live.
@@ -107,36 +111,55 @@ type Memory struct {
 	reserved []reservation
 	fd       int // memfd, or -1
 	closed   atomic.Bool
+	frozen   atomic.Bool // mapped for reading only, from Attach to Thaw
 
 	// dirty has a bit per gfn, hole included, so that the index needs no
 	// translation. Accessed with sync/atomic only.
 	dirty []uint64
 
-	// noPagemapScan is set once the kernel has refused PAGEMAP_SCAN, and
-	// noPopulate once it has refused MADV_POPULATE_WRITE.
+	// noPagemapScan is set once the kernel has refused PAGEMAP_SCAN, noPopulate
+	// once it has refused MADV_POPULATE_WRITE, and noCollapse once it has refused
+	// MADV_COLLAPSE, or where it is not wanted.
 	noPagemapScan atomic.Bool
 	noPopulate    atomic.Bool
+	noCollapse    atomic.Bool
 }
 
 // New maps size bytes of zeroed guest RAM: a multiple of PageSize, from one page
 // to MaxSize. Host memory is taken only as pages are touched. Close the result.
 func New(size uint64, o Options) (*Memory, error) {
-	if size == 0 || size%PageSize != 0 || size > MaxSize {
-		return nil, fmt.Errorf("guest memory of %d bytes: %w; use a multiple of %d up to %d", size, ErrSize, PageSize, uint64(MaxSize))
+	if err := checkSize(size); err != nil {
+		return nil, err
 	}
 	if o.Backing != Anon && o.Backing != Memfd {
 		return nil, fmt.Errorf("guest memory with backing %d: %w; use anon or memfd", int(o.Backing), ErrBacking)
 	}
-	if host := unix.Getpagesize(); host != PageSize {
-		return nil, fmt.Errorf("guest memory: the host's pages have %d bytes; a kernel with %d-byte pages is needed", host, PageSize)
-	}
 	m := &Memory{size: size, fd: -1}
-	if err := m.mapAll(o); err != nil {
-		m.unmap()
-		return nil, fmt.Errorf("guest memory of %d bytes (%v): %w; is the host short of memory, or limited by ulimit -v or vm.overcommit_memory=2?", size, o.Backing, err)
+	if o.Backing == Memfd {
+		if err := m.openMemfd(); err != nil {
+			return nil, m.failed(o, err)
+		}
 	}
-	m.dirty = make([]uint64, (m.Frames()+63)/64)
+	if err := m.mapAll(o); err != nil {
+		return nil, m.failed(o, err)
+	}
 	return m, nil
+}
+
+func checkSize(size uint64) error {
+	if size == 0 || size%PageSize != 0 || size > MaxSize {
+		return fmt.Errorf("guest memory of %d bytes: %w; use a multiple of %d up to %d", size, ErrSize, PageSize, uint64(MaxSize))
+	}
+	if host := unix.Getpagesize(); host != PageSize {
+		return fmt.Errorf("guest memory: the host's pages have %d bytes; a kernel with %d-byte pages is needed", host, PageSize)
+	}
+	return nil
+}
+
+// failed gives back what a half-made memory holds.
+func (m *Memory) failed(o Options, err error) error {
+	_ = m.unmap() // err says more
+	return fmt.Errorf("guest memory of %d bytes (%v): %w; is the host short of memory, or limited by ulimit -v or vm.overcommit_memory=2?", m.size, o.Backing, err)
 }
 
 // layout splits size bytes of RAM around the hole. The second part may be empty.

@@ -13,7 +13,13 @@ import (
 // and nothing is marked dirty. Extents are widened to whole pages. One that is
 // not RAM is an error, and nothing is populated then. The call blocks for the
 // time that the kernel needs to clear the memory.
+//
+// Huge pages are asked for where whole ones fit. Frozen memory is not populated:
+// that would be writing.
 func (m *Memory) Populate(ext []Extent) error {
+	if m.frozen.Load() {
+		return fmt.Errorf("populate guest memory: %w", ErrFrozen)
+	}
 	for _, e := range ext {
 		if _, err := m.pages(e); err != nil {
 			return err
@@ -49,6 +55,7 @@ func (m *Memory) populate(b []byte) error {
 	if len(b) == 0 {
 		return nil
 	}
+	m.collapse(b)
 	for !m.noPopulate.Load() {
 		err := unix.Madvise(b, unix.MADV_POPULATE_WRITE)
 		switch {
@@ -67,6 +74,33 @@ func (m *Memory) populate(b []byte) error {
 		}
 	}
 	return nil
+}
+
+// collapse gives the parts of b that are whole huge pages huge pages. The files
+// of memfds get small ones by default (shmem_enabled under
+// /sys/kernel/mm/transparent_hugepage is "never"), which cost about as much to fill as
+// huge ones and far more to map, here and again in each process that the file is
+// handed to. MADV_COLLAPSE makes huge ones whatever that setting says, and keeps
+// what the pages hold. It wants a page table to be there, so one page of each is
+// populated first. It is a wish: memory that is short, in small pieces or in use
+// stays as it is, and so does that of kernels before Linux 6.1.
+func (m *Memory) collapse(b []byte) {
+	if m.noCollapse.Load() {
+		return
+	}
+	skip := -uintptr(unsafe.Pointer(unsafe.SliceData(b))) % hugePage
+	if uintptr(len(b)) < skip+hugePage {
+		return
+	}
+	whole := b[skip : skip+(uintptr(len(b))-skip)&^(hugePage-1)]
+	for off := 0; off < len(whole); off += hugePage {
+		if unix.Madvise(whole[off:off+PageSize], unix.MADV_POPULATE_WRITE) != nil {
+			return // populating all of it will say why
+		}
+	}
+	if err := unix.Madvise(whole, unix.MADV_COLLAPSE); errors.Is(err, unix.EINVAL) {
+		m.noCollapse.Store(true)
+	}
 }
 
 // From Linux include/uapi/linux/futex.h.

@@ -178,7 +178,21 @@ func (c *faultConn) CloseWrite() error {
 	return c.Conn.(*net.UnixConn).CloseWrite()
 }
 
-func (c *faultConn) Write(p []byte) (int, error) {
+func (c *faultConn) Write(p []byte) (int, error) { return c.write(p, c.Conn.Write) }
+
+// WriteMsgUnix makes it a connection that can carry a file, which goes with the
+// first bytes that get through.
+func (c *faultConn) WriteMsgUnix(p, oob []byte, _ *net.UnixAddr) (int, int, error) {
+	carried := 0
+	n, err := c.write(p, func(b []byte) (int, error) {
+		n, oobn, err := c.Conn.(*net.UnixConn).WriteMsgUnix(b, oob, nil)
+		oob, carried = nil, carried+oobn
+		return n, err
+	})
+	return n, carried, err
+}
+
+func (c *faultConn) write(p []byte, emit func([]byte) (int, error)) (int, error) {
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
 	if c.net.isSilent() {
@@ -191,7 +205,7 @@ func (c *faultConn) Write(p []byte) (int, error) {
 	}
 	sent := 0
 	err := c.out.feed(c, true, p, func(b []byte) error {
-		n, err := c.Conn.Write(b)
+		n, err := emit(b)
 		sent += n
 		return err
 	})

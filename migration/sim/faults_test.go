@@ -45,16 +45,31 @@ func faultRig(t *testing.T, f *fault) (*rig, *network) {
 // killed and silenced before, inside and after it. Before GO the source runs on;
 // after it at most one copy runs, and the error says what can be known.
 func TestEveryFrame(t *testing.T) {
-	r, nw := faultRig(t, nil)
+	var types []wire.Type
+	for typ := wire.TypeHello; typ <= wire.TypeRunning; typ++ {
+		if typ != wire.TypeCodec {
+			types = append(types, typ)
+		}
+	}
+	everyFrame(t, faultRig, types)
+}
+
+// makeRig makes a rig whose connections a fault may strike.
+type makeRig func(t *testing.T, f *fault) (*rig, *network)
+
+// everyFrame is TestEveryFrame for the migrations of one kind of rig, in which
+// these types of frames must occur.
+func everyFrame(t *testing.T, make makeRig, types []wire.Type) {
+	r, nw := make(t, nil)
 	r.send.Silence, r.recv.Silence = 5*time.Second, 5*time.Second
 	r.moved(r.migrate(context.Background()))
 	frames := nw.seen
-	types := map[wire.Type]bool{}
+	seen := map[wire.Type]bool{}
 	for _, f := range frames {
-		types[f.frame] = true
+		seen[f.frame] = true
 	}
-	for typ := wire.TypeHello; typ <= wire.TypeRunning; typ++ {
-		require.True(t, types[typ] || typ == wire.TypeCodec, "the walk meets no %s", typ)
+	for _, typ := range types {
+		require.True(t, seen[typ], "the walk meets no %s", typ)
 	}
 	fds := openFiles(t)
 	before := goroutines()
@@ -70,7 +85,7 @@ func TestEveryFrame(t *testing.T) {
 					}
 					t.Run(fmt.Sprintf("conn%d/%s/%d-%s/%s/%s", f.conn, dir, f.nth, f.frame, when, what), func(t *testing.T) {
 						t.Parallel()
-						strike(t, &f)
+						strike(t, make, &f)
 					})
 				}
 			}
@@ -81,8 +96,8 @@ func TestEveryFrame(t *testing.T) {
 }
 
 // strike runs a migration with one fault and checks what must hold after any.
-func strike(t *testing.T, f *fault) {
-	r, nw := faultRig(t, f)
+func strike(t *testing.T, make makeRig, f *fault) {
+	r, nw := make(t, f)
 	res := r.migrate(t.Context())
 	nw.shutdown()
 	require.NoError(t, r.world.Check())

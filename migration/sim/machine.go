@@ -48,6 +48,11 @@ func NewMachine(w *World, layout ...migration.Extent) (*Machine, error) {
 	if err != nil {
 		return nil, errors.Join(err, unmapRAM(regions))
 	}
+	return newMachine(w, layout, config, regions)
+}
+
+// newMachine is NewMachine with memory that is mapped already.
+func newMachine(w *World, layout []migration.Extent, config []byte, regions []migration.Region) (*Machine, error) {
 	last := layout[len(layout)-1]
 	words := ((last.GPA+last.Len)/pageSize + 63) / 64
 	m := &Machine{world: w, regions: regions, config: config, State: []byte("state of the simulated machine"), pace: policy.FullSpeed,

@@ -215,8 +215,8 @@ func TestWhatTheDestinationSays(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_, _, res.recvErr = migration.Receive(context.Background(), migration.AcceptFrom(r.ln), func(ctx context.Context, config []byte) (migration.Target, error) {
-			_, err := r.host.Build(ctx, config)
+		_, _, res.recvErr = migration.Receive(context.Background(), migration.AcceptFrom(r.ln), func(ctx context.Context, offer migration.Offer) (migration.Target, error) {
+			_, err := r.host.Build(ctx, offer)
 			return ageless{r.host.Target()}, err
 		}, r.recv)
 	}()

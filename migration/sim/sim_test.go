@@ -31,6 +31,7 @@ type rig struct {
 	t     testing.TB
 	world *sim.World
 	src   *sim.Machine
+	from  migration.Source // what is migrated: src, or what is around it
 	host  *sim.Host
 	ln    net.Listener
 	size  uint64
@@ -48,16 +49,26 @@ type result struct {
 	target           migration.Target
 }
 
+// layout is that of a rig's memory: two halves with a hole between.
+func layout(pages uint64) []migration.Extent {
+	half := pages / 2
+	return []migration.Extent{{GPA: 0, Len: half * pageSize}, {GPA: (half + 100) * pageSize, Len: (pages - half) * pageSize}}
+}
+
 func newRig(t testing.TB, pages uint64) *rig {
 	w := sim.NewWorld()
-	half := pages / 2
-	src, err := sim.NewMachine(w, migration.Extent{GPA: 0, Len: half * pageSize}, migration.Extent{GPA: (half + 100) * pageSize, Len: (pages - half) * pageSize})
+	src, err := sim.NewMachine(w, layout(pages)...)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, src.Close()) })
+	return rigOf(t, w, src, src, pages)
+}
+
+// rigOf is a rig around a machine.
+func rigOf(t testing.TB, w *sim.World, src *sim.Machine, from migration.Source, pages uint64) *rig {
 	ln, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	require.NoError(t, err)
 	t.Cleanup(func() { ln.Close() })
-	r := &rig{t: t, world: w, src: src, host: sim.NewHost(w), ln: ln, size: pages}
+	r := &rig{t: t, world: w, src: src, from: from, host: sim.NewHost(w), ln: ln, size: pages}
 	r.send = migration.SendOptions{Silence: 5 * time.Second}
 	r.recv = migration.ReceiveOptions{Silence: 5 * time.Second}
 	return r
@@ -98,7 +109,7 @@ func (r *rig) migrate(ctx context.Context) result {
 		defer close(done)
 		res.target, res.received, res.recvErr = migration.Receive(ctx, migration.AcceptFrom(r.ln), r.host.Build, r.recv)
 	}()
-	res.sent, res.sendErr = migration.Send(context.Background(), r.src, r.dial, r.send)
+	res.sent, res.sendErr = migration.Send(context.Background(), r.from, r.dial, r.send)
 	<-done
 	return res
 }
@@ -496,8 +507,8 @@ func FuzzDecodeFile(f *testing.F) {
 	f.Add(buf.Bytes()[:100])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		host := sim.NewHost(sim.NewWorld())
-		build := func(ctx context.Context, config []byte) (migration.Target, error) {
-			return host.Build(ctx, []byte(`[{"GPA":0,"Len":16384},{"GPA":425984,"Len":16384}]`))
+		build := func(ctx context.Context, _ migration.Offer) (migration.Target, error) {
+			return host.Build(ctx, migration.Offer{Config: []byte(`[{"GPA":0,"Len":16384},{"GPA":425984,"Len":16384}]`)})
 		}
 		if target, _, err := migration.Restore(context.Background(), bytes.NewReader(b), build, migration.ReceiveOptions{}); err == nil {
 			require.NoError(t, target.(*sim.Target).Close())

@@ -36,22 +36,31 @@ func (h *Host) Target() *Target {
 	return h.target
 }
 
-// Build is a migration.Builder.
-func (h *Host) Build(_ context.Context, config []byte) (migration.Target, error) {
+// Build is a migration.Builder. Memory that was offered is mapped for reading
+// only, so that whoever writes it before Run crashes.
+func (h *Host) Build(_ context.Context, offer migration.Offer) (migration.Target, error) {
+	if offer.Memory != nil {
+		defer offer.Memory.Close()
+	}
 	done, err := h.enter(h.world, "Build")
 	defer done()
 	if err != nil {
 		return nil, err
 	}
 	var layout []migration.Extent
-	if err := json.Unmarshal(config, &layout); err != nil {
+	if err := json.Unmarshal(offer.Config, &layout); err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
-	regions, err := mapRAM(layout)
+	var regions []migration.Region
+	if offer.Memory != nil {
+		regions, err = mapFile(offer.Memory, layout, unix.PROT_READ)
+	} else {
+		regions, err = mapRAM(layout)
+	}
 	if err != nil {
 		return nil, errors.Join(err, unmapRAM(regions))
 	}
-	t := &Target{host: h, regions: regions}
+	t := &Target{host: h, regions: regions, frozen: offer.Memory != nil}
 	h.last.Lock()
 	defer h.last.Unlock()
 	h.target = t
@@ -67,6 +76,7 @@ type Target struct {
 	locked  bool
 	running bool
 	aborted bool
+	frozen  bool // the memory is the source's until Run
 }
 
 // Page is the page at gpa, for comparing.
@@ -98,6 +108,10 @@ func (t *Target) Populate(extents []migration.Extent) error {
 	t.host.mu.Lock()
 	err := t.host.fail["Populate"]
 	t.host.mu.Unlock()
+	if t.frozen {
+		t.host.world.breach("Populate of the source's own memory")
+		return err
+	}
 	for _, e := range extents {
 		if page(t.regions, e.GPA) == nil {
 			t.host.world.breach("Populate of %#x bytes at %#x", e.Len, e.GPA)
@@ -147,6 +161,12 @@ func (t *Target) Run() error {
 	}
 	if err != nil {
 		return err
+	}
+	if t.frozen {
+		if err := thaw(t.regions); err != nil {
+			return err
+		}
+		t.frozen = false
 	}
 	t.running = true
 	t.host.world.run("target", true)

@@ -23,7 +23,7 @@
 //
 // Who sends what:
 //
-//	control  source -> destination  HELLO CONFIG LAYOUT EXTENTS STATE VERIFY PREPARE GO CANCEL ERROR KEEPALIVE
+//	control  source -> destination  HELLO CONFIG LAYOUT MEMFD EXTENTS STATE VERIFY PREPARE GO CANCEL ERROR KEEPALIVE
 //	         destination -> source  HELLO BUILT PASSED HASH READY RUNNING ERROR CANCEL KEEPALIVE
 //	data     source -> destination  HELLO ZERO RAW CODEC ROUND KEEPALIVE
 //	         destination -> source  HELLO ACK ERROR

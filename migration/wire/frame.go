@@ -57,7 +57,8 @@ const (
 	TypeCancel    Type = 19 // the source's user gave up, and why
 	TypeAck       Type = 20 // bytes received on this stream
 	TypeKeepalive Type = 21 // nothing but a sign of life
-	typeEnd       Type = 22
+	TypeMemfd     Type = 22 // beside it travels the file that is guest memory (SCM_RIGHTS)
+	typeEnd       Type = 23
 )
 
 // FlagLast marks the last chunk of CONFIG, EXTENTS and STATE, and the ROUND
@@ -94,6 +95,7 @@ var rules = [typeEnd]rule{
 	TypeCancel:    {name: "CANCEL", max: MaxText},
 	TypeAck:       {name: "ACK", min: 8, max: 8},
 	TypeKeepalive: {name: "KEEPALIVE"},
+	TypeMemfd:     {name: "MEMFD"},
 }
 
 // String names the type as the protocol document does.

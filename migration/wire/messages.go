@@ -31,11 +31,16 @@ const (
 	RoleFile    Role = 3 // a file: one way, with no answers
 )
 
-// FeatureVerify says that memory hashes will be compared before GO.
-const FeatureVerify uint64 = 1 << 0
+const (
+	// FeatureVerify says that memory hashes will be compared before GO.
+	FeatureVerify uint64 = 1 << 0
+	// FeatureLocal says that guest memory itself changes hands, by MEMFD, and that
+	// no data stream comes. Only on a unix socket.
+	FeatureLocal uint64 = 1 << 1
+)
 
 // knownFeatures are those that this version can honour.
-const knownFeatures = FeatureVerify
+const knownFeatures = FeatureVerify | FeatureLocal
 
 // Hello opens every connection in both directions. Its layout is the same in
 // every version of the protocol.

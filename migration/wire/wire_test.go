@@ -236,7 +236,7 @@ func FuzzDecodeBody(f *testing.F) {
 	f.Add(uint32(4096), wire.AppendRun(nil, wire.Run{GPA: 4096, Pages: 1}))
 	f.Add(uint32(0), make([]byte, 41))
 	f.Fuzz(func(t *testing.T, bulk uint32, b []byte) {
-		for typ := wire.TypeHello; typ <= wire.TypeKeepalive; typ++ {
+		for typ := wire.TypeHello; typ <= wire.TypeMemfd; typ++ {
 			decodeAll(&wire.Frame{Type: typ, Body: b, Bulk: bulk})
 		}
 	})

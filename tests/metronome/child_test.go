@@ -54,12 +54,14 @@ type SendArgs struct {
 	Rounds    int // exactly so many before the pause; 0 leaves it to the default rule
 	Silence   time.Duration
 	Die       Moment
+	Local     bool // Addr is a unix socket, and the memory itself goes there
 }
 
 // ReceiveArgs orders a child to take one in.
 type ReceiveArgs struct {
 	Silence, Lease time.Duration
 	Die            Moment
+	Local          bool // listen on a unix socket
 }
 
 // Outcome is how a migration ended at one side.
@@ -170,9 +172,14 @@ func (c *Child) held() (*vmm.Machine, *console, error) {
 	return c.m, c.out, nil
 }
 
-// Listen opens the migration port.
-func (c *Child) Listen(_ int, addr *string) error {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+// Listen opens the migration port: a unix socket at path, or for no path one of
+// TCP.
+func (c *Child) Listen(path string, addr *string) error {
+	network, at := "tcp", "127.0.0.1:0"
+	if path != "" {
+		network, at = "unix", path
+	}
+	l, err := net.Listen(network, at)
 	if err != nil {
 		return err
 	}
@@ -220,12 +227,15 @@ func (c *Child) Send(a SendArgs, o *Outcome) error {
 		return err
 	}
 	opts := migration.SendOptions{Streams: a.Streams, Verify: a.Verify, Bandwidth: a.Bandwidth,
-		Silence: a.Silence, OnProgress: a.Die.hook()}
+		Silence: a.Silence, OnProgress: a.Die.hook(), Local: a.Local}
 	if a.Rounds > 0 {
 		opts.Policies.Stop = rounds(a.Rounds)
 	}
 	dial := func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
+		if a.Local {
+			return d.DialContext(ctx, "unix", a.Addr)
+		}
 		return d.DialContext(ctx, "tcp", a.Addr)
 	}
 	rep, err := migration.Send(c.ctx, m.Source(), dial, opts)

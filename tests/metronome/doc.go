@@ -6,6 +6,7 @@
 //	rules_test     one test per safety rule of migration/sabotage
 //	sabotage_test  each of them must fail once its rule is switched off
 //	kill_test      either process killed at every phase, and at random moments
+//	local_test     memory that changes hands instead of being copied
 //	cut_test       connections that break or fall silent after so many bytes
 //	growth_test    what a process holds after many moves
 //

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"godwit/migration"
+	"godwit/vmm"
 )
 
 // oddMiB is a guest size that no other mapping of this process has.
@@ -45,12 +46,25 @@ func holding(t *testing.T) held {
 
 // A guest that moves on and on leaves nothing behind in the processes it was in.
 func TestMovesLeaveNothingBehind(t *testing.T) {
-	c := bootHere(t, guest(2, oddMiB, "fill=16 ws=8 rate=5000 beat=10"))
+	leavesNothingBehind(t, guest(2, oddMiB, "fill=16 ws=8 rate=5000 beat=10"), func(i int) migration.SendOptions {
+		return migration.SendOptions{Streams: 1 + i%4, Verify: i%5 == 0}
+	})
+}
+
+// Nor does one that is handed on and on.
+func TestHandOversLeaveNothingBehind(t *testing.T) {
+	leavesNothingBehind(t, onFile(guest(2, oddMiB, "fill=16 ws=8 rate=5000 beat=10")), func(i int) migration.SendOptions {
+		return migration.SendOptions{Local: true, Verify: i%5 == 0}
+	})
+}
+
+func leavesNothingBehind(t *testing.T, cfg vmm.Config, how func(i int) migration.SendOptions) {
+	c := bootHere(t, cfg)
 	before := holding(t)
 	require.Equal(t, 2, before.vcpus)
 	require.Equal(t, 1, before.memories)
 	for i := range shortOr(20, 500) {
-		next, _, err := c.move(route{o: migration.SendOptions{Streams: 1 + i%4, Verify: i%5 == 0}})
+		next, _, err := c.move(route{o: how(i)})
 		require.NoError(t, err)
 		c = next
 		c.beats(2)

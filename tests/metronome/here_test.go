@@ -3,6 +3,7 @@ package metronome_test
 import (
 	"context"
 	"net"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -73,7 +74,11 @@ type route struct {
 func (c *copyHere) move(r route) (*copyHere, *migration.Report, error) {
 	c.t.Helper()
 	r.o.Silence = patience
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	network, addr := "tcp", "127.0.0.1:0"
+	if r.o.Local {
+		network, addr = "unix", filepath.Join(c.t.TempDir(), "s")
+	}
+	l, err := net.Listen(network, addr)
 	require.NoError(c.t, err)
 	defer l.Close()
 	next := &copyHere{t: c.t, out: newConsole(nil)}
@@ -94,7 +99,7 @@ func (c *copyHere) move(r route) (*copyHere, *migration.Report, error) {
 	if r.source != nil {
 		src = r.source(src)
 	}
-	rep, err := migration.Send(context.Background(), src, r.dialer(l.Addr().String()), r.o)
+	rep, err := migration.Send(context.Background(), src, r.dialer(l.Addr()), r.o)
 	if err != nil {
 		l.Close() // a destination that nobody has called waits for good
 		<-done
@@ -109,14 +114,14 @@ func (c *copyHere) move(r route) (*copyHere, *migration.Report, error) {
 
 // dialer numbers connections by the order in which they are asked for: the
 // control connection is the first.
-func (r *route) dialer(addr string) migration.Dialer {
+func (r *route) dialer(addr net.Addr) migration.Dialer {
 	index := make(chan int, 1)
 	index <- 0
 	return func(ctx context.Context) (net.Conn, error) {
 		n := <-index
 		index <- n + 1
 		var d net.Dialer
-		conn, err := d.DialContext(ctx, "tcp", addr)
+		conn, err := d.DialContext(ctx, addr.Network(), addr.String())
 		if err == nil && r.dialed != nil {
 			conn = r.dialed(conn, n)
 		}

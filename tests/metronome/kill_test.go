@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"godwit/migration"
+	"godwit/vmm"
 )
 
 // victim is a guest under load, small so that many migrations fit into a test.
@@ -22,13 +23,15 @@ const aLease = 500 * time.Millisecond
 // are replaced, and so is a guest that died with one.
 type couple struct {
 	s           *scene
+	cfg         vmm.Config
+	how         SendArgs // how the guest moves when nothing happens
 	here, spare *process
 }
 
 func (c *couple) ready() (from, to *process) {
 	if c.here == nil || c.here.gone {
 		c.here = c.s.spawn()
-		c.here.boot(victim)
+		c.here.boot(c.cfg)
 	}
 	if c.spare == nil || c.spare.gone {
 		c.spare = c.s.spawn()
@@ -49,7 +52,7 @@ func (c *couple) after(a *attempt, holder *process) {
 		c.here, c.spare = a.to, a.from
 	}
 	from, to := c.ready()
-	from.move(to, SendArgs{Streams: 2, Verify: true})
+	from.move(to, c.how)
 	to.healthy()
 	c.here, c.spare = to, from
 }
@@ -57,11 +60,7 @@ func (c *couple) after(a *attempt, holder *process) {
 // Either process is killed by SIGKILL as it enters each phase.
 func TestKilledAtEveryPhase(t *testing.T) {
 	t.Parallel()
-	type row struct {
-		at   Moment
-		want []end
-	}
-	sources := []row{
+	sources := []killed{
 		{Moment{migration.PhaseConnect, 0}, []end{lost}}, {Moment{migration.PhaseConfigure, 0}, []end{lost}},
 		{Moment{migration.PhaseCopy, 1}, []end{lost}}, {Moment{migration.PhaseCopy, 2}, []end{lost}},
 		{Moment{migration.PhasePause, 0}, []end{lost}}, {Moment{migration.PhaseLastPages, 0}, []end{lost}},
@@ -70,19 +69,31 @@ func TestKilledAtEveryPhase(t *testing.T) {
 		{Moment{migration.PhaseCommitted, 0}, []end{moved, lost}},
 		{Moment{migration.PhaseCleanUp, 0}, []end{moved}},
 	}
-	destinations := []row{
+	destinations := []killed{
 		{Moment{migration.PhaseConnect, 0}, []end{runsOn}}, {Moment{migration.PhaseConfigure, 0}, []end{runsOn}},
 		{Moment{migration.PhaseCopy, 0}, []end{runsOn}}, {Moment{migration.PhaseState, 0}, []end{runsOn}},
 		{Moment{migration.PhasePrepare, 0}, []end{runsOn}}, {Moment{migration.PhaseReady, 0}, []end{runsOn}},
 		{Moment{migration.PhaseCommitted, 0}, []end{forced}}, // has GO, has not run the guest
 		{Moment{migration.PhaseCompleted, 0}, []end{lost}},
 	}
-	c := couple{s: newScene(t)}
-	for side, rows := range map[string][]row{"source": sources, "destination": destinations} {
+	c := couple{s: newScene(t), cfg: victim, how: SendArgs{Streams: 2, Verify: true}}
+	c.killAt(sources, destinations, SendArgs{Streams: 2, Rounds: 3})
+}
+
+// killed is a moment to die at, and how it may end.
+type killed struct {
+	at   Moment
+	want []end
+}
+
+// killAt goes through the rows of both sides, each in a migration of its own.
+func (c *couple) killAt(sources, destinations []killed, how SendArgs) {
+	t := c.s.t
+	for side, rows := range map[string][]killed{"source": sources, "destination": destinations} {
 		for _, r := range rows {
 			what := fmt.Sprintf("%s killed at %s, round %d", side, r.at.Phase, r.at.Round)
 			from, to := c.ready()
-			send, receive := SendArgs{Streams: 2, Rounds: 3}, ReceiveArgs{Lease: aLease}
+			send, receive := how, ReceiveArgs{Lease: aLease}
 			dies := from
 			if side == "source" {
 				send.Die = r.at
@@ -101,7 +112,7 @@ func TestKilledAtEveryPhase(t *testing.T) {
 // Either process is killed at any moment of a migration.
 func TestKilledAtRandom(t *testing.T) {
 	t.Parallel()
-	c := couple{s: newScene(t)}
+	c := couple{s: newScene(t), cfg: victim, how: SendArgs{Streams: 2, Verify: true}}
 	from, to := c.ready()
 	// Slow enough that the copying, where most of the code runs, gets most kills.
 	send := SendArgs{Streams: 2, Rounds: 3, Bandwidth: 400 << 20}

@@ -21,13 +21,16 @@ import (
 
 // scene is the processes of one test and their ledger.
 type scene struct {
-	t      *testing.T
-	ledger string
-	n      int
+	t       *testing.T
+	dir     string // for the ledger and sockets
+	ledger  string
+	n       int
+	sockets int
 }
 
 func newScene(t *testing.T) *scene {
-	s := &scene{t: t, ledger: filepath.Join(t.TempDir(), "ledger")}
+	dir := t.TempDir()
+	s := &scene{t: t, dir: dir, ledger: filepath.Join(dir, "ledger")}
 	require.NoError(t, os.WriteFile(s.ledger, nil, 0o600))
 	t.Cleanup(s.checkLedger) // after the children have ended
 	return s
@@ -160,7 +163,12 @@ func (p *process) healthy() {
 // channel; nil when the process died over it.
 func (p *process) receive(a ReceiveArgs) (addr string, result <-chan *Outcome) {
 	p.s.t.Helper()
-	p.tell("Listen", 0, &addr)
+	path := ""
+	if a.Local {
+		p.s.sockets++
+		path = filepath.Join(p.s.dir, fmt.Sprintf("s%d", p.s.sockets))
+	}
+	p.tell("Listen", path, &addr)
 	return addr, p.start("Receive", a)
 }
 
@@ -185,7 +193,7 @@ func (p *process) start(method string, args any) <-chan *Outcome {
 func (p *process) move(to *process, a SendArgs) (sent, received *Outcome) {
 	t := p.s.t
 	t.Helper()
-	addr, arrival := to.receive(ReceiveArgs{})
+	addr, arrival := to.receive(ReceiveArgs{Local: a.Local})
 	a.Addr = addr
 	sent, received = <-p.start("Send", a), <-arrival
 	require.NotNil(t, sent, "the source died")

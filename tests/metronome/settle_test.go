@@ -26,6 +26,7 @@ type attempt struct {
 
 func (s *scene) attempt(from, to *process, a SendArgs, r ReceiveArgs, via func(string) string) *attempt {
 	s.t.Helper()
+	r.Local = a.Local
 	addr, received := to.receive(r)
 	a.Addr = addr
 	if via != nil {
