@@ -71,7 +71,13 @@ func (e *engine) announce() error {
 	if err := e.mem.addExtents(e.pending, touched); err != nil {
 		return err
 	}
-	e.rep.Pages.Skipped = e.mem.pages - e.pending.Count()
+	n := e.pending.Count()
+	e.rep.Pages.Skipped = e.mem.pages - n
+	// The list of the longest round, in memory that is there: growing it later would
+	// hold up the first page, for tens of milliseconds where the destination is busy
+	// to prepare memory on the same processors.
+	e.gfns = make([]uint64, n)
+	clear(e.gfns)
 	return e.link.sendChunks(wire.TypeExtents, wire.AppendExtents(nil, e.pending.extents()))
 }
 
