@@ -107,7 +107,7 @@ func (r Result) line() string {
 	text := head + fmt.Sprintf("total %.0f ms, downtime %.2f ms, gap %.1f ms (%.1f before, %.1f while copying), %.0f MB, %d rounds",
 		r.TotalMS, r.DowntimeMS, r.GapMS, r.GapBeforeMS, r.GapCopyMS, float64(r.WireBytes)/1e6, r.Rounds)
 	if r.UndisturbedPerS > 0 {
-		text += fmt.Sprintf(", %.0f writes/s of %.0f", r.DuringPerS, r.UndisturbedPerS)
+		text += fmt.Sprintf(", %.0f operations/s of %.0f", r.DuringPerS, r.UndisturbedPerS)
 	}
 	return text
 }
@@ -229,7 +229,7 @@ func (b *bench) ready(ctx context.Context, k *Case, m mover, from *end, r *Resul
 	}
 	r.GapBeforeMS = longestGap(quiet[1:]) // the first one's began before
 	if k.Throughput {
-		r.UndisturbedPerS = writesPerSecond(quiet)
+		r.UndisturbedPerS = perSecond(quiet)
 	}
 	return to, nil
 }
@@ -268,7 +268,7 @@ func (b *bench) afterwards(ctx context.Context, k *Case, from, to *end, v moved,
 	r.GapCopyMS = longestGap(between(s.source, v.passFrom, time.Now()))
 	if k.Throughput {
 		during := between(s.source, v.passFrom, v.passTo)
-		r.DuringPerS, r.BySecond = writesPerSecond(during), bySecond(during)
+		r.DuringPerS, r.BySecond = perSecond(during), bySecond(during)
 		if r.DuringPerS == 0 {
 			return fmt.Errorf("the pass took %v, too short for two beats of the guest", v.passTo.Sub(v.passFrom).Round(time.Millisecond))
 		}

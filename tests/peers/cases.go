@@ -118,7 +118,7 @@ func cases() []Case {
 		{
 			Name: "fill-1g", About: "2 GiB, 1 GiB of it random words, no writes", MemoryMiB: 2048, Downtime: defaultDowntime,
 			Guest:    guest(func(o *metronome.Options) { o.Fill = 1024 }),
-			Settings: []Setting{qemuPlain, multifd(2), multifd(4), streams(1), streams(2), streams(4), encrypted},
+			Settings: []Setting{qemuPlain, multifd(2), multifd(4), multifd(8), streams(1), streams(2), streams(4), streams(8), encrypted},
 		},
 		{
 			Name: "ws-20k", About: "2 GiB, 1 GiB of it random words, 20,000 writes of 8 bytes a second all over 512 MiB, link 125 MB/s",
@@ -135,14 +135,24 @@ func cases() []Case {
 			Guest:    guest(func(o *metronome.Options) { o.Fill = 8080 }),
 			Settings: []Setting{handOver},
 		},
-		{
-			// The downtime limit lets both sides stop after the first pass: what
-			// follows is 512 MiB at most, and would only repeat it.
-			Name: "bulk", About: "9 GiB, 8 GiB of it random words, writes as fast as the guest can all over 512 MiB; one pass",
-			MemoryMiB: 9216, Downtime: 2 * time.Second, Throughput: true,
-			Guest:    guest(func(o *metronome.Options) { o.Fill, o.WS, o.Beat = 8192, 512, 100*time.Millisecond }),
-			Settings: []Setting{qemuPlain, multifd(2), streams(1), streams(2)},
-		},
+		bulk("bulk-50k", "50,000 writes of 8 bytes a second", func(o *metronome.Options) { o.Rate = 50_000 }),
+		bulk("bulk-read", "reads and verifies pages as fast as it can", func(o *metronome.Options) { o.Reads = 100 }),
+		bulk("bulk-write", "writes to pages as fast as it can", func(*metronome.Options) {}),
+	}
+}
+
+// bulk is a case that asks what the guest gets done meanwhile. The downtime limit
+// lets both sides stop after the first pass: what follows is 512 MiB at most,
+// and would only repeat it.
+func bulk(name, doing string, change func(*metronome.Options)) Case {
+	return Case{
+		Name: name, About: "6 GiB, 5 GiB of it random words, one pass; the guest " + doing + ", all over 512 MiB",
+		MemoryMiB: 6144, Downtime: 2 * time.Second, Throughput: true,
+		Guest: guest(func(o *metronome.Options) {
+			o.Fill, o.WS, o.Beat = 5120, 512, 100*time.Millisecond
+			change(o)
+		}),
+		Settings: []Setting{multifd(4), streams(1), streams(4)},
 	}
 }
 

@@ -51,7 +51,7 @@ func TestChoose(t *testing.T) {
 			[]string{"ws-50k/qemu xbzrle 512M", "ws-50k/qemu xbzrle 512M limit 300ms", "ws-50k/qemu auto-converge", "ws-50k/godwit xbrle 512M"}},
 		"what is slow, by name":        {choice{settings: []string{"auto-converge"}}, []string{"ws-50k/qemu auto-converge"}},
 		"a side asks for nothing slow": {choice{cases: []string{"ws-50k"}, settings: []string{"qemu"}}, []string{"ws-50k/qemu xbzrle 512M", "ws-50k/qemu xbzrle 512M limit 300ms"}},
-		"parts of names":               {choice{cases: []string{"bulk"}, settings: []string{"multifd", "streams 1"}}, []string{"bulk/qemu multifd 2", "bulk/godwit streams 1"}},
+		"parts of names":               {choice{cases: []string{"bulk-read"}, settings: []string{"multifd", "streams 1"}}, []string{"bulk-read/qemu multifd 4", "bulk-read/godwit streams 1"}},
 		"another setting": {choice{cases: []string{"local"}, settings: []string{"lz4"}, tries: []string{"local:--codec  lz4"}},
 			[]string{"local/godwit --codec lz4"}},
 	} {

@@ -127,20 +127,25 @@ func steady(beats []beatAt, n int, every time.Duration, rate uint64) bool {
 	if rate == 0 {
 		return true
 	}
-	got := writesPerSecond(beats)
+	got := perSecond(beats)
 	return got > 0.9*float64(rate) && got < 1.1*float64(rate)
 }
 
-// writesPerSecond is by the guest's own clock, from the first beat to the last.
-func writesPerSecond(beats []beatAt) float64 {
+// work is what a guest has done up to a beat: pages written, and pages read and
+// verified.
+func work(b beatAt) uint64 { return b.Writes + b.Reads }
+
+// perSecond is the work done, by the guest's own clock, from the first beat to
+// the last.
+func perSecond(beats []beatAt) float64 {
 	if len(beats) < 2 {
 		return 0
 	}
 	first, last := beats[0], beats[len(beats)-1]
-	if last.TMs <= first.TMs || last.Writes < first.Writes {
+	if last.TMs <= first.TMs || work(last) < work(first) {
 		return 0
 	}
-	return float64(last.Writes-first.Writes) / (float64(last.TMs-first.TMs) / 1000)
+	return float64(work(last)-work(first)) / (float64(last.TMs-first.TMs) / 1000)
 }
 
 // longestGap is in milliseconds.
@@ -167,19 +172,19 @@ func between(beats []beatAt, from, to time.Time) []beatAt {
 // end of bySecond.
 const leastBin = 400
 
-// bySecond is the rate of writes in each second of the beats, the last one being
+// bySecond is the rate of work in each second of the beats, the last one being
 // what is left.
 func bySecond(beats []beatAt) []float64 {
 	var rates []float64
 	from := 0
 	for i := range beats {
 		if beats[i].TMs-beats[from].TMs >= 1000 {
-			rates = append(rates, writesPerSecond(beats[from:i+1]))
+			rates = append(rates, perSecond(beats[from:i+1]))
 			from = i
 		}
 	}
 	if n := len(beats); n > 0 && (beats[n-1].TMs-beats[from].TMs >= leastBin || len(rates) == 0 && from < n-1) {
-		rates = append(rates, writesPerSecond(beats[from:]))
+		rates = append(rates, perSecond(beats[from:]))
 	}
 	return rates
 }

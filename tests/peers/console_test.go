@@ -106,11 +106,11 @@ func TestSteady(t *testing.T) {
 }
 
 func TestRatesAndGaps(t *testing.T) {
-	require.Zero(t, writesPerSecond(nil))
-	require.Zero(t, writesPerSecond(beatsOf([2]uint64{5, 5})))
-	require.Zero(t, writesPerSecond(beatsOf([2]uint64{5, 5}, [2]uint64{5, 9})), "no time, no rate")
-	require.Zero(t, writesPerSecond(beatsOf([2]uint64{5, 5}, [2]uint64{9, 3})), "counters that run backwards")
-	require.InDelta(t, 500, writesPerSecond(beatsOf([2]uint64{1000, 0}, [2]uint64{1100, 999}, [2]uint64{3000, 1000})), 1e-9)
+	require.Zero(t, perSecond(nil))
+	require.Zero(t, perSecond(beatsOf([2]uint64{5, 5})))
+	require.Zero(t, perSecond(beatsOf([2]uint64{5, 5}, [2]uint64{5, 9})), "no time, no rate")
+	require.Zero(t, perSecond(beatsOf([2]uint64{5, 5}, [2]uint64{9, 3})), "counters that run backwards")
+	require.InDelta(t, 500, perSecond(beatsOf([2]uint64{1000, 0}, [2]uint64{1100, 999}, [2]uint64{3000, 1000})), 1e-9)
 	beats := beatsOf([2]uint64{0, 0}, [2]uint64{1, 0})
 	beats[0].GapUs, beats[1].GapUs = 2500, 700
 	require.InDelta(t, 2.5, longestGap(beats), 1e-9)

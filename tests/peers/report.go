@@ -73,7 +73,7 @@ func (t table) moves(b *strings.Builder) {
 }
 
 func (t table) throughput(b *strings.Builder) {
-	b.WriteString("\n| setting | writes/s undisturbed | in the first pass | fraction | worst second | by second, of undisturbed |\n|---|---|---|---|---|---|\n")
+	b.WriteString("\n| setting | operations/s undisturbed | in the first pass | fraction | worst second | by second, of undisturbed |\n|---|---|---|---|---|---|\n")
 	for _, r := range t.Rows {
 		if r.Runs == 0 || r.Undisturbed.Median == 0 {
 			continue

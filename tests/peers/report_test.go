@@ -98,7 +98,7 @@ func TestVerdicts(t *testing.T) {
 		{"throttled", "ws-50k", map[string][]float64{"godwit xbrle 512M": {9400}}, func(r *Result) { pages(r); r.ThrottleMax = 1 },
 			[]string{"PASS total at most 1.10 of the floor", "MISS converges with no throttle"}},
 		{"local", "local", map[string][]float64{"godwit local": {51}}, nil, []string{"MISS total at most 50 ms", "PASS downtime at most 5 ms"}},
-		{"bulk", "bulk", map[string][]float64{"godwit streams 1": {1}}, func(r *Result) { r.UndisturbedPerS, r.DuringPerS, r.BySecond = 10, 6, []float64{5, 7} },
+		{"bulk", "bulk-write", map[string][]float64{"godwit streams 1": {1}}, func(r *Result) { r.UndisturbedPerS, r.DuringPerS, r.BySecond = 10, 6, []float64{5, 7} },
 			[]string{"PASS guest throughput at least 0.6 of undisturbed"}},
 		{"all failed", "local", map[string][]float64{"godwit local": {1}}, func(r *Result) { r.Error = "no" }, []string{"NOT MEASURED all goals of local"}},
 		{"no runs", "local", nil, nil, nil},
@@ -116,7 +116,7 @@ func TestFloorWithoutGodwit(t *testing.T) {
 }
 
 func TestRender(t *testing.T) {
-	s := measured("bulk", map[string][]float64{"qemu plain": {4000, 5000, 3000}, "godwit streams 1": {2000}, "godwit --codec lz4": {9000}}, func(r *Result) {
+	s := measured("bulk-write", map[string][]float64{"qemu plain": {4000, 5000, 3000}, "godwit streams 1": {2000}, "godwit --codec lz4": {9000}}, func(r *Result) {
 		r.UndisturbedPerS, r.DuringPerS, r.BySecond = 1000, 700, []float64{500, 900}
 		if r.Run == 3 {
 			r.Error = "the move took more than 2m"

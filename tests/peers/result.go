@@ -36,7 +36,7 @@ type Result struct {
 	FirstRoundPages uint64 `json:"first_round_pages,omitempty"` // godwit: sent and not zero
 	Sweeps          uint64 `json:"sweeps"`                      // of all its memory by the guest, after the move; every page was right
 
-	// Writes per second before the move and during the first pass, of cases that measure throughput.
+	// Operations per second before the move and during the first pass, of cases that measure throughput.
 	UndisturbedPerS float64   `json:"undisturbed_per_s,omitempty"`
 	DuringPerS      float64   `json:"during_per_s,omitempty"`
 	BySecond        []float64 `json:"by_second,omitempty"`
