@@ -309,10 +309,12 @@ func (st *inStream) frames() error {
 			var n uint64
 			n, err = st.r.page.apply(&f, st.in)
 			pages += n
+			st.r.tellArrived()
 		case f.Type == wire.TypeCodec:
 			var n uint64
 			n, err = st.r.page.applyCoded(&f, st.in, &st.buf)
 			pages += n
+			st.r.tellArrived()
 		case f.Type == wire.TypeRound:
 			done = f.Last()
 			err = st.endRound(&f, round, pages)
@@ -323,6 +325,14 @@ func (st *inStream) frames() error {
 		if err != nil {
 			return err
 		}
+	}
+}
+
+// tellArrived lets the populator know of more pages.
+func (r *receiver) tellArrived() {
+	select {
+	case r.arrived <- struct{}{}:
+	default:
 	}
 }
 

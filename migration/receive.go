@@ -15,9 +15,14 @@ import (
 	"godwit/migration/wire"
 )
 
-// populatePiece is how much memory one call of Target.Populate gets: small
-// enough that a failing migration does not wait long for it.
-const populatePiece = 64 << 20
+const (
+	// populatePiece is how much memory one call of Target.Populate gets: a huge page.
+	populatePiece = 2 << 20
+	// populateLead is how far memory is prepared ahead of the data, bytes: far enough
+	// that streams find it ready, near enough that what the kernel has just zeroed is
+	// still in the processor's cache when the data comes.
+	populateLead = 16 << 20
+)
 
 // receiver is the destination's side of one migration. Its fields belong to the
 // goroutine that called Receive, except where a type guards itself.
@@ -38,6 +43,8 @@ type receiver struct {
 	wg       sync.WaitGroup // streams, acceptor, populate
 	populate chan []Extent
 	popDone  chan struct{}
+	popStop  chan struct{} // closed when all pages have come
+	arrived  chan struct{} // told after each frame of pages
 	page     pages
 	layout   []Extent
 	config   []byte
@@ -278,7 +285,8 @@ func (r *receiver) configure(accept Acceptor) error {
 	r.mu.Lock()
 	r.conns = make([]net.Conn, r.hello.Streams)
 	r.mu.Unlock()
-	r.populate, r.popDone = make(chan []Extent, 1), make(chan struct{})
+	r.populate, r.popDone, r.popStop = make(chan []Extent, 1), make(chan struct{}), make(chan struct{})
+	r.arrived = make(chan struct{}, 1)
 	r.wg.Go(r.populator)
 	r.wg.Go(func() { r.acceptStreams(accept) })
 	return r.link.send(wire.TypeBuilt, 0, built.Append(nil))
@@ -287,6 +295,7 @@ func (r *receiver) configure(accept Acceptor) error {
 // populator prepares announced memory ahead of the data.
 func (r *receiver) populator() {
 	defer close(r.popDone)
+	var prepared uint64 // bytes
 	for {
 		var es []Extent
 		var more bool
@@ -299,7 +308,7 @@ func (r *receiver) populator() {
 		}
 		for _, e := range es {
 			for e.Len > 0 {
-				if r.ctx.Err() != nil {
+				if !r.keepLead(prepared) {
 					return
 				}
 				n := min(e.Len, populatePiece-e.GPA%populatePiece)
@@ -308,7 +317,30 @@ func (r *receiver) populator() {
 					return
 				}
 				e.GPA, e.Len = e.GPA+n, e.Len-n
+				prepared += n
 			}
+		}
+	}
+}
+
+// keepLead waits until no more than the lead is prepared ahead of the data. It
+// says false when nothing more need be.
+func (r *receiver) keepLead(prepared uint64) bool {
+	for {
+		select {
+		case <-r.ctx.Done():
+			return false
+		case <-r.popStop:
+			return false
+		default:
+		}
+		if prepared <= r.page.counts().sent()*pageSize+populateLead {
+			return true
+		}
+		select {
+		case <-r.arrived:
+		case <-r.ctx.Done():
+		case <-r.popStop:
 		}
 	}
 }

@@ -46,6 +46,7 @@ func (r *receiver) allPages() error {
 	if !last {
 		return fmt.Errorf("%w: STATE after round %d, which is not the last", wire.ErrFormat, round)
 	}
+	close(r.popStop)
 	select {
 	case <-r.popDone:
 		return nil

@@ -93,7 +93,10 @@ func (b *brittle) Run() error {
 	if err := b.breaks("Run", nil); err != nil {
 		return err
 	}
-	return b.Target.Run()
+	if err := b.Target.Run(); err != nil || b.at != "Ran" {
+		return err
+	}
+	return errBrittle
 }
 
 // sumOf hashes all of guest memory.
@@ -160,6 +163,20 @@ func TestLocalAbortLeavesMemoryAlone(t *testing.T) {
 	require.NoError(t, next.Resume())
 	require.Zero(t, lastBeat(t, out, 3).Bad)
 	require.NotEqual(t, was, version(next, clock), "KVM keeps the guest's clock again")
+}
+
+// A destination that had the guest running before it broke leaves memory that
+// fits no registers: whoever asks, by force or not, the source never runs on it.
+func TestTakenMemoryIsNotResumed(t *testing.T) {
+	m, out := start(t, memfdConfig("fill=16 ws=8 rate=5000 beat=50"))
+	lastBeat(t, out, 2)
+	_, _, err := handOver(t, m, migration.SendOptions{}, out, func(target migration.Target, n *Machine) migration.Target {
+		return &brittle{target, "Ran", n, t}
+	})
+	require.ErrorIs(t, err, migration.ErrNotTaken)
+	require.NoError(t, m.Source().Reclaim())
+	require.ErrorContains(t, m.Resume(), "has taken its memory")
+	require.Equal(t, StatePaused, m.State())
 }
 
 // The guest moves from machine to machine, each on the memory of the last.

@@ -334,6 +334,12 @@ func (m *Machine) run() error {
 	if m.disksReleased {
 		return fmt.Errorf("resume: %w: its disks are given up", ErrState)
 	}
+	// After a hand-over without an answer only the memory itself tells.
+	if taken, err := m.mem.Taken(); err != nil {
+		return fmt.Errorf("resume: %w", err)
+	} else if taken {
+		return fmt.Errorf("resume: %w: the destination of its local migration has taken its memory, and may have changed it; end this machine", ErrState)
+	}
 	if err := m.setState(StateRunning); err != nil {
 		return err
 	}

@@ -151,7 +151,8 @@ func arrival(rep *migration.Report) string {
 	if rep.Local {
 		return fmt.Sprintf("%.0f ms, %d pages handed over, none copied", rep.TotalMS, rep.Pages.Skipped)
 	}
-	return fmt.Sprintf("%.0f ms, %d pages, %d of them zero", rep.TotalMS, rep.Pages.Raw+rep.Pages.Zero, rep.Pages.Zero)
+	p := rep.Pages
+	return fmt.Sprintf("%.0f ms, %d pages, %d of them zero", rep.TotalMS, p.Raw+p.Delta+p.Compressed+p.Zero, p.Zero)
 }
 
 // rebuild starts a machine that arrived and reset, here: from the disks that

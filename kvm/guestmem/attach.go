@@ -97,6 +97,7 @@ func checkMemfd(fd int, size uint64) error {
 }
 
 // Thaw makes attached memory writable: from here on it is as if New had made it.
+// First it marks the file, for whoever gave it away: see Taken.
 // Memory that is not frozen stays as it is. The caller must be the only one who
 // thaws or closes at the time. On error the memory can only be closed.
 func (m *Memory) Thaw() error {
@@ -106,6 +107,9 @@ func (m *Memory) Thaw() error {
 	if !m.frozen.Load() {
 		return nil
 	}
+	if err := m.markTaken(); err != nil {
+		return fmt.Errorf("thaw guest memory: mark it as taken: %w", err)
+	}
 	for _, r := range m.regions {
 		if err := unix.Mprotect(r.Bytes, unix.PROT_READ|unix.PROT_WRITE); err != nil {
 			return fmt.Errorf("thaw guest memory at %#x: mprotect: %w", r.GPA, err)
@@ -113,6 +117,47 @@ func (m *Memory) Thaw() error {
 	}
 	m.frozen.Store(false)
 	return nil
+}
+
+// takenBits of a memfd's mode count, modulo 16, how often it was thawed. Nobody
+// opens a memfd by its mode, so the bits are free; seals do not cover them.
+var takenBits = [...]uint32{0o002, 0o004, 0o020, 0o040}
+
+// markTaken counts the thawing in the file's mode.
+func (m *Memory) markTaken() error {
+	var st unix.Stat_t
+	if err := unix.Fstat(m.fd, &st); err != nil {
+		return fmt.Errorf("fstat: %w", err)
+	}
+	mode := st.Mode & 0o7777
+	for _, bit := range takenBits { // adds 1, with carry
+		mode ^= bit
+		if mode&bit != 0 {
+			break
+		}
+	}
+	if err := unix.Fchmod(m.fd, mode); err != nil {
+		return fmt.Errorf("fchmod: %w", err)
+	}
+	return nil
+}
+
+// Taken tells whether a process that attached to the file has thawed it since File
+// gave it away: the guest may have run there, and this memory then is not what
+// it was. Memory that was not given away is not taken.
+func (m *Memory) Taken() (bool, error) {
+	given := m.given.Load()
+	if given == nil {
+		return false, nil
+	}
+	if m.closed.Load() {
+		return false, fmt.Errorf("ask whether guest memory was taken: %w", ErrClosed)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(m.fd, &st); err != nil {
+		return false, fmt.Errorf("ask whether guest memory was taken: fstat: %w", err)
+	}
+	return st.Mode != *given, nil
 }
 
 // File gives a duplicate of the memfd, for another process to Attach; the caller
@@ -124,9 +169,14 @@ func (m *Memory) File() (*os.File, error) {
 	if m.fd < 0 {
 		return nil, fmt.Errorf("file of guest memory: %w: it is anonymous, not a memfd", ErrBacking)
 	}
+	var st unix.Stat_t
+	if err := unix.Fstat(m.fd, &st); err != nil {
+		return nil, fmt.Errorf("file of guest memory: fstat: %w", err)
+	}
 	fd, err := unix.FcntlInt(uintptr(m.fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("file of guest memory: duplicate the file descriptor: %w", err)
 	}
+	m.given.Store(&st.Mode)
 	return os.NewFile(uintptr(fd), memfdName), nil
 }

@@ -109,6 +109,39 @@ func TestAttachSharesAndFreezes(t *testing.T) {
 }
 
 // The memory outlives the process that made it.
+// Whoever gave memory away can tell whether it was thawed, by the last receiver
+// and however often before.
+func TestTaken(t *testing.T) {
+	m, err := New(2*mib, Options{Backing: Memfd})
+	require.NoError(t, err)
+	taken := func(m *Memory, want bool) {
+		t.Helper()
+		is, err := m.Taken()
+		require.NoError(t, err)
+		require.Equal(t, want, is)
+	}
+	taken(m, false)
+	for range 20 { // the count wraps at 16
+		f, err := m.File()
+		require.NoError(t, err)
+		dead, err := Attach(f, m.Size(), Options{})
+		require.NoError(t, err)
+		require.NoError(t, dead.Close()) // a destination that never ran it
+		taken(m, false)
+		next, err := Attach(f, m.Size(), Options{})
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+		require.NoError(t, next.Thaw())
+		taken(m, true)
+		taken(next, false) // its own
+		require.NoError(t, m.Close())
+		_, err = m.Taken()
+		require.ErrorIs(t, err, ErrClosed)
+		m = next
+	}
+	require.NoError(t, m.Close())
+}
+
 func TestAttachedOutlivesTheGiver(t *testing.T) {
 	given, got := attached(t, 4*mib)
 	require.NoError(t, given.WriteAt([]byte("still here"), 3*mib))

@@ -111,7 +111,8 @@ type Memory struct {
 	reserved []reservation
 	fd       int // memfd, or -1
 	closed   atomic.Bool
-	frozen   atomic.Bool // mapped for reading only, from Attach to Thaw
+	frozen   atomic.Bool            // mapped for reading only, from Attach to Thaw
+	given    atomic.Pointer[uint32] // the file's mode when File gave it away last
 
 	// dirty has a bit per gfn, hole included, so that the index needs no
 	// translation. Accessed with sync/atomic only.

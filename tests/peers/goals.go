@@ -110,9 +110,14 @@ func (r *row) collect(s *session, in string) {
 	r.During = of(func(v Result) float64 { return v.DuringPerS })
 	r.Fraction = of(func(v Result) float64 { return v.DuringPerS / v.UndisturbedPerS })
 	r.WorstBySec = of(func(v Result) float64 { return v.worstSecond() / v.UndisturbedPerS })
+	nearest := -1.0
 	for _, v := range good {
-		if v.DuringPerS/v.UndisturbedPerS <= r.Fraction.Median { // of the run in the middle, or just below it
-			r.BySecond = v.BySecond
+		// Of the run in the middle, or just below it.
+		if f := v.DuringPerS / v.UndisturbedPerS; f <= r.Fraction.Median && f > nearest {
+			nearest, r.BySecond = f, nil
+			for _, second := range v.BySecond {
+				r.BySecond = append(r.BySecond, second/v.UndisturbedPerS)
+			}
 		}
 	}
 }

@@ -53,7 +53,11 @@ func (m *qemuMover) configure(ctx context.Context, q *qmp) error {
 	if err := q.do(ctx, "migrate-set-capabilities", map[string]any{"capabilities": caps}, nil); err != nil {
 		return err
 	}
-	parameters := map[string]any{"max-bandwidth": unlimited, "downtime-limit": m.k.Downtime.Milliseconds()}
+	downtime := m.k.Downtime
+	if m.k.Throughput {
+		downtime = defaultDowntime // at first: see move
+	}
+	parameters := map[string]any{"max-bandwidth": unlimited, "downtime-limit": downtime.Milliseconds()}
 	if m.k.Link > 0 {
 		parameters["max-bandwidth"] = m.k.Link
 	}
@@ -114,7 +118,18 @@ func (m *qemuMover) move(ctx context.Context, from, to *end) (moved, error) {
 	}
 	var status string
 	ps := []*process{from.p, to.p}
+	// QEMU weighs what is left against its limit all through a pass. So that it
+	// finishes the first one, it gets the long limit of such a case only then.
+	short := m.k.Throughput
 	err := await(ctx, "QEMU's migration to end", &from.monitor.watch, ps, func() (bool, error) {
+		if short {
+			if _, passed := from.monitor.first(secondPass); passed {
+				short = false
+				if err := from.monitor.do(ctx, "migrate-set-parameters", map[string]any{"downtime-limit": m.k.Downtime.Milliseconds()}, nil); err != nil {
+					return false, err
+				}
+			}
+		}
 		e, over := from.monitor.first(func(e qmpEvent) bool {
 			s := e.data.Status
 			return e.name == "MIGRATION" && (s == "completed" || s == "failed" || s == "cancelled")
@@ -141,13 +156,14 @@ func (m *qemuMover) move(ctx context.Context, from, to *end) (moved, error) {
 		throttleMax: r.CPUThrottle, passFrom: started, passTo: started.Add(time.Duration(r.TotalTime) * time.Millisecond), report: raw,
 	}
 	// The first pass is over when the dirty bits are looked at again, or the guest stops.
-	if e, ok := from.monitor.first(func(e qmpEvent) bool {
-		return e.name == "STOP" || e.name == "MIGRATION_PASS" && e.data.Pass >= 2
-	}); ok {
+	if e, ok := from.monitor.first(func(e qmpEvent) bool { return e.name == "STOP" || secondPass(e) }); ok {
 		v.passTo = e.at
 	}
 	return v, err
 }
+
+// secondPass says that dirty bits are looked at again: the first pass is over.
+func secondPass(e qmpEvent) bool { return e.name == "MIGRATION_PASS" && e.data.Pass >= 2 }
 
 // result is query-migrate at the source. A completed migration has its times only a
 // moment after the event that says so.

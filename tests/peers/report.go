@@ -80,7 +80,7 @@ func (t table) throughput(b *strings.Builder) {
 		}
 		var seconds []string
 		for _, v := range r.BySecond {
-			seconds = append(seconds, fmt.Sprintf("%.2f", v/r.Undisturbed.Median))
+			seconds = append(seconds, fmt.Sprintf("%.2f", v))
 		}
 		fmt.Fprintf(b, "| %s | %v | %v | %v | %v | %s |\n", r.Setting, r.Undisturbed, r.During, r.Fraction, r.WorstBySec, strings.Join(seconds, " "))
 	}
