@@ -95,8 +95,9 @@
 // an entry of a CODEC frame; else RAW, from guest memory or from the copy that
 // the codec keeps. An entry carries the checksum of the page that it builds on,
 // which the destination's Decode checks first, and names its codec: the session's,
-// or one of those that it chooses from (policy.Chooser). The barrier between
-// rounds orders calls for one page. A codec that is slow is helped by idle
+// or one of those that it chooses from (policy.Chooser). A page that the codec
+// finds as it was last sent does not go at all. The barrier between rounds
+// orders calls for one page. A codec that is slow is helped by idle
 // processors (pool); it and what it keeps are closed when the session ends.
 //
 // # Silence

@@ -43,7 +43,6 @@ type engine struct {
 	bandwidth float64 // acknowledged bytes per second
 	wireBase  uint64  // bytes written before the round under way
 	last      policy.Round
-	sent      uint64 // pages that went in the round before
 
 	clearing sync.RWMutex // held shared by streams in Source.Clear
 	undoing  bool         // no Clear any more; guarded by clearing

@@ -196,12 +196,12 @@ func TestRegionsThatTouch(t *testing.T) {
 	require.Equal(t, m.layout(), es)
 	_, err = m.split([]Extent{{GPA: pageSize, Len: 4 * pageSize}})
 	require.ErrorContains(t, err, "not guest RAM")
-	for _, content := range []byte{0, 1} {
-		for i := range 4 {
-			mem[i*pageSize] = content
+	for i, codec := range []policy.Codec{nil, nil, policy.Raw{}} { // zeros, then pages without a codec and with one
+		for k := range 4 {
+			mem[k*pageSize] = byte(i)
 		}
 		var buf bytes.Buffer
-		require.NoError(t, newPageWriter(&buf, wire.NewWriter(&buf), m, new(limiter), nil, nil, nil).chunk([]uint64{0, 1, 2, 3}))
+		require.NoError(t, newPageWriter(&buf, wire.NewWriter(&buf), m, new(limiter), nil, codec, nil).chunk([]uint64{0, 1, 2, 3}))
 		f, err := wire.NewReader(&buf).Next()
 		require.NoError(t, err)
 		runs, _, err := wire.DecodeRuns(&f)

@@ -85,6 +85,16 @@ func (m *ram) find(gpa, n uint64) ([]byte, int) {
 	return nil, -1
 }
 
+// begins tells whether a region begins at gpa.
+func (m *ram) begins(gpa uint64) bool {
+	for i := range m.regions {
+		if m.regions[i].GPA == gpa {
+			return true
+		}
+	}
+	return false
+}
+
 // whole returns exactly the n bytes at gpa, or nil when they are not all in one
 // region.
 func (m *ram) whole(gpa, n uint64) []byte {

@@ -81,5 +81,8 @@ func (e *engine) endPace() error {
 	if err := e.src.SetPace(policy.FullSpeed); err != nil {
 		return fmt.Errorf("end throttling: %w", err)
 	}
+	e.s.mu.Lock()
+	e.s.p.Duty, e.s.p.DirtyLimit = policy.FullSpeed.Share(), 0
+	e.s.mu.Unlock()
 	return nil
 }

@@ -31,7 +31,6 @@ type pageWriter struct {
 	head    []byte // header and body of the frame being written
 	zeros   runs
 	raws    runs
-	region  int                     // that the runs are in
 	blank   [chunkPages / 64]uint64 // which pages of a piece are zero
 	vecs    net.Buffers             // the frame: head, then page data
 	cut     net.Buffers             // one piece of it under a bandwidth limit
@@ -105,7 +104,7 @@ func (p *pageWriter) chunk(gfns []uint64) error {
 		for i, gfn := range gfns[:n] {
 			switch page := mem[i*pageSize : (i+1)*pageSize]; {
 			case p.blank[i/64]>>(i%64)&1 == 1:
-				p.zeros.add(gfn << pageShift)
+				p.add(&p.zeros, gfn<<pageShift)
 				if p.coder != nil {
 					p.coder.codec.Forget(gfn)
 				}
@@ -137,21 +136,24 @@ func (p *pageWriter) piece(gfns []uint64) ([]byte, error) {
 	for n < len(gfns) && gfns[n] == gfns[n-1]+1 {
 		n++
 	}
-	mem, region := p.mem.find(gfns[0]<<pageShift, uint64(n)<<pageShift)
+	mem, _ := p.mem.find(gfns[0]<<pageShift, uint64(n)<<pageShift)
 	if len(mem) < pageSize {
 		return nil, fmt.Errorf("page %#x is not guest RAM", gfns[0]<<pageShift)
-	}
-	if region != p.region { // a run stays in one region
-		p.zeros.end()
-		p.raws.end()
-		p.region = region
 	}
 	return mem, nil
 }
 
+// add adds a page to a frame's runs. A run stays in one region.
+func (p *pageWriter) add(r *runs, gpa uint64) {
+	if p.mem.begins(gpa) {
+		r.end()
+	}
+	r.add(gpa)
+}
+
 // addRaw adds a page to the RAW frame, sent from data.
 func (p *pageWriter) addRaw(gpa uint64, data []byte) {
-	p.raws.add(gpa)
+	p.add(&p.raws, gpa)
 	last := &p.vecs[len(p.vecs)-1]
 	if n := len(*last); n > 0 && n < cap(*last) && &(*last)[:n+1][n] == &data[0] {
 		*last = (*last)[:n+pageSize]

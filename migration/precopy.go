@@ -38,6 +38,9 @@ func (e *engine) copyMemory() error {
 	if err := e.announce(); err != nil {
 		return err
 	}
+	if err := e.lookEarly(); err != nil {
+		return err
+	}
 	for {
 		if err := e.round(false); err != nil {
 			return err
@@ -81,6 +84,40 @@ func (e *engine) announce() error {
 	return e.link.sendChunks(wire.TypeExtents, wire.AppendExtents(nil, e.pending.extents()))
 }
 
+// earlyLook is for how long the guest is watched before round 1, for a codec that
+// wants to know which pages are hot.
+const earlyLook = 50 * time.Millisecond
+
+// lookEarly shows an Observer what the guest writes before anything is sent. A
+// log that begins with every bit set (KVM_DIRTY_LOG_INITIALLY_SET) tells nothing
+// yet, and then there is no look.
+func (e *engine) lookEarly() error {
+	o, ok := e.o.Policies.Codec.(policy.Observer)
+	if !ok {
+		return nil
+	}
+	early := make(Bitmap, e.mem.words)
+	if err := e.src.Dirty(early); err != nil {
+		return fmt.Errorf("read dirty log: %w", err)
+	}
+	if early.Count() > e.pending.Count()/2 {
+		return nil
+	}
+	t := time.NewTimer(earlyLook)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-e.ctx.Done():
+		return cancelCause(e.ctx)
+	}
+	if err := e.src.Dirty(early); err != nil {
+		return fmt.Errorf("read dirty log: %w", err)
+	}
+	e.mem.clip(early)
+	o.Observe(e.last, early.drain(nil))
+	return nil
+}
+
 // takeDirty adds what was written and not sent since to the pages to send.
 func (e *engine) takeDirty() error {
 	if err := e.src.Dirty(e.pending); err != nil {
@@ -94,7 +131,8 @@ func (e *engine) takeDirty() error {
 // destination has passed the barrier.
 func (e *engine) round(last bool) error {
 	e.gfns = e.pending.drain(e.gfns[:0])
-	if o, ok := e.o.Policies.Codec.(policy.Observer); ok && e.last.Number > 0 {
+	// Not in the pause: a codec may tidy up.
+	if o, ok := e.o.Policies.Codec.(policy.Observer); ok && e.last.Number > 0 && !last {
 		o.Observe(e.last, e.gfns)
 	}
 	e.o.Policies.Order.Sort(e.last, e.gfns)
@@ -158,9 +196,8 @@ func (e *engine) measure(w *roundWork, took time.Duration) {
 	if bytes >= minMeasured || e.bandwidth == 0 {
 		e.bandwidth = rate
 	}
-	e.sent = w.sent.Load()
 	e.last = policy.Round{Number: int(w.n), Took: took, TotalPages: e.mem.pages, SentPages: uint64(len(w.gfns)), SentBytes: bytes, Duty: e.pace.Share(), VCPUs: e.src.VCPUs()}
-	e.rep.Rounds = append(e.rep.Rounds, RoundReport{N: int(w.n), MS: ms(took), SentPages: e.sent, WireBytes: bytes, Bandwidth: uint64(rate)})
+	e.rep.Rounds = append(e.rep.Rounds, RoundReport{N: int(w.n), MS: ms(took), SentPages: w.sent.Load(), WireBytes: bytes, Bandwidth: uint64(rate)})
 }
 
 // roundDone completes what the policies may know, with what is dirty now.
@@ -173,7 +210,7 @@ func (e *engine) roundDone(limit time.Duration) policy.Round {
 	r.Elapsed = time.Since(e.s.started)
 	r.DirtyPages = e.pending.Count()
 	r.Bandwidth, r.DowntimeLimit, r.PageBytes = bandwidth, limit, e.pageBytes()
-	r.EstDowntime = r.Transfer(float64(r.DirtyPages) * r.PageBytes)
+	r.EstDowntime = r.Sending(float64(r.DirtyPages))
 	rr := &e.rep.Rounds[len(e.rep.Rounds)-1]
 	rr.DirtyPages, rr.EstDowntimeMS = r.DirtyPages, ms(r.EstDowntime)
 	e.s.mu.Lock()
@@ -189,8 +226,8 @@ const fullPage = pageSize + 16
 // is what those of the last round took, if that was a round of pages that had
 // been sent before, and enough of them to tell; else every page counts in full.
 func (e *engine) pageBytes() float64 {
-	if r := &e.last; e.codec != nil && r.Number > 1 && e.sent >= chunkPages {
-		return min(float64(r.SentBytes)/float64(e.sent), fullPage)
+	if r := &e.last; e.codec != nil && r.Number > 1 && r.SentPages >= chunkPages {
+		return min(float64(r.SentBytes)/float64(r.SentPages), fullPage)
 	}
 	return fullPage
 }

@@ -285,7 +285,10 @@ func (r *receiver) configure(accept Acceptor) error {
 	r.mu.Lock()
 	r.conns = make([]net.Conn, r.hello.Streams)
 	r.mu.Unlock()
-	r.populate, r.popDone, r.popStop = make(chan []Extent, 1), make(chan struct{}), make(chan struct{})
+	// Room for the extents of memory in which every other page was touched: the
+	// source sends them all before the first page, and the populator waits for pages.
+	r.populate = make(chan []Extent, r.mem.pages/wire.MaxExtents+2)
+	r.popDone, r.popStop = make(chan struct{}), make(chan struct{})
 	r.arrived = make(chan struct{}, 1)
 	r.wg.Go(r.populator)
 	r.wg.Go(func() { r.acceptStreams(accept) })

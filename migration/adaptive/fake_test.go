@@ -81,6 +81,7 @@ func (p *pair) send(gfn uint64, page []byte) {
 	e := p.src.EncodeTo(p.buf[:], gfn, page)
 	p.counts.sent += len(e.Data)
 	switch {
+	case e.Same:
 	case e.Raw:
 		p.counts.raw++
 		p.have[gfn] = append(p.have[gfn][:0], e.Data...)

@@ -71,10 +71,29 @@ func (r Round) Promise() Promise {
 	if p.DirtyPages = math.MaxUint64; dirty < math.MaxUint64 {
 		p.DirtyPages = uint64(dirty)
 	}
-	if p.Pages = r.Transfer(dirty*r.pageBytes()) + max(s.Pages, 0); p.Pages < 0 {
+	if p.Pages = r.Sending(dirty) + max(s.Pages, 0); p.Pages < 0 {
 		p.Pages = math.MaxInt64
 	}
 	return p
+}
+
+// enoughPages is how many pages a round must have had for its time a page to be
+// believed.
+const enoughPages = 256
+
+// Sending is how long so many dirty pages take, 0 or more: their bytes at the
+// present bandwidth, and no less than as many took in the round just sent, which
+// may have spent its time on looking at pages that needed no sending. Round 1
+// says nothing of that: none of its pages had been sent before.
+func (r Round) Sending(pages float64) time.Duration {
+	d := r.Transfer(pages * r.pageBytes())
+	if r.Number < 2 || r.SentPages < enoughPages || r.Took <= 0 {
+		return d
+	}
+	if looked := pages * float64(r.Took) / float64(r.SentPages); looked < math.MaxInt64 {
+		return max(d, time.Duration(looked))
+	}
+	return math.MaxInt64
 }
 
 // pageBytes is PageBytes, or a whole page where that says nothing.
