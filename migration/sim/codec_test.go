@@ -45,13 +45,13 @@ func TestCodecs(t *testing.T) {
 				for i := range uint64(pages) {
 					switch (i + uint64(rounds)) % 5 {
 					case 0:
-						r.src.Write(r.gpa(i), func(p []byte) { p[100]++ })
-					case 1:
 						r.src.Write(r.gpa(i), noise)
+					case 1, 4:
+						r.src.Write(r.gpa(i), func(p []byte) { p[100]++ })
 					case 2:
-						r.src.Write(r.gpa(i), func(p []byte) { clear(p) })
-					case 3:
 						r.src.Write(r.gpa(i), func([]byte) {}) // dirty and as it was
+					case 3:
+						r.src.Write(r.gpa(i), func(p []byte) { clear(p) })
 					}
 				}
 			})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -70,8 +71,8 @@ func TestUnchangedPagesConverge(t *testing.T) {
 	var err error
 	r.send.Policies.Codec, err = policy.Codecs.Parse("xbrle,cache=64M")
 	require.NoError(t, err)
-	r.send.Bandwidth, r.send.Verify = 64e6, true
-	r.send.DowntimeLimit = 100 * 1e6 // 100 ms: a slow machine looks at 3000 pages in it
+	r.send.Bandwidth, r.send.Verify = 8e6, true // all pages take 1.5 s
+	r.send.DowntimeLimit = time.Second          // a slow machine looks at 3000 pages in less
 	res := r.migrate(context.Background())
 	r.moved(res)
 	require.NotZero(t, res.sent.Pages.Unchanged)
