@@ -176,7 +176,7 @@ func (p *proxy) silent() bool {
 // control connection, and anywhere in the data streams.
 func TestConnectionsCut(t *testing.T) {
 	t.Parallel()
-	c := couple{s: newScene(t)}
+	c := couple{s: newScene(t), cfg: victim}
 	try := func(f fault, silence time.Duration) (end, bool) {
 		from, to := c.ready()
 		var p *proxy
