@@ -9,7 +9,7 @@
 // On amd64 with AVX2 the work is done in assembly, elsewhere by a portable twin
 // around bytes.Equal; the choice is made once, when the program starts. Both
 // give the same answers. README.md has the figures of both, with the command
-// that repeats them, and says what prefetching and unrolling are there for.
+// that repeats them, and says what unrolling is there for, and why nothing is prefetched.
 //
 // # Memory that changes meanwhile
 //
@@ -18,6 +18,5 @@
 // zero as they were read. A caller that clears the dirty log first and scans
 // second loses nothing: what is written after the read is dirty again.
 //
-// Nothing outside the given slice is read. The assembly prefetches up to 1 KiB
-// beyond a page; a prefetch cannot fault and cannot populate a page.
+// Nothing outside the given slice is read.
 package zero

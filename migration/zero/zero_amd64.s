@@ -44,18 +44,8 @@ page:
 	VPTEST  Y0, Y0
 	JNZ     next
 
-	// The hardware prefetchers stop at the page's end. As long as the page looks
-	// zero, so may its neighbour: carry them over.
 	PCALIGN $32
 block:
-	PREFETCHT0 1024(DX)
-	PREFETCHT0 1088(DX)
-	PREFETCHT0 1152(DX)
-	PREFETCHT0 1216(DX)
-	PREFETCHT0 1280(DX)
-	PREFETCHT0 1344(DX)
-	PREFETCHT0 1408(DX)
-	PREFETCHT0 1472(DX)
 	TEST512
 	JNZ  next
 	ADDQ $512, DX
