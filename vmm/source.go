@@ -161,6 +161,9 @@ func (s *source) Reclaim() error {
 	if !s.m.disksReleased {
 		return nil
 	}
+	if err := s.m.notTaken(); err != nil {
+		return err // the disks are the destination's, too
+	}
 	if err := s.m.dev.lockDisks(); err != nil {
 		return err
 	}

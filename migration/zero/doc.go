@@ -9,7 +9,8 @@
 // On amd64 with AVX2 the work is done in assembly, elsewhere by a portable twin
 // around bytes.Equal; the choice is made once, when the program starts. Both
 // give the same answers. README.md has the figures of both, with the command
-// that repeats them, and says what unrolling is there for, and why nothing is prefetched.
+// that repeats them, and says what unrolling is there for, and why nothing is
+// prefetched.
 //
 // # Memory that changes meanwhile
 //

@@ -1,0 +1,199 @@
+package vmm
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"godwit/boot"
+	"godwit/boot/metronome"
+	"godwit/kvm"
+	"godwit/kvm/guestmem"
+)
+
+// assembly is how building for a migration differs from building to boot.
+type assembly struct {
+	incoming bool
+	saved    bool              // from a file, so there is no source
+	cpuid    []kvm.CPUIDEntry  // the source's, where there is one
+	disks    map[string]string // drive id to the path to open here
+	memory   *os.File          // the source's guest memory, where that is handed over
+}
+
+// assemble builds a machine in the order that KVM asks for: interrupt
+// controllers and timer before the first vCPU, CPUID before any other vCPU
+// state, memory and devices before the guest runs.
+func assemble(cfg Config, o Options, a assembly) (_ *Machine, err error) {
+	m := &Machine{cfg: cfg, log: o.Log, began: time.Now(), ended: make(chan struct{})}
+	if m.log == nil {
+		m.log = slog.New(slog.DiscardHandler)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.Close())
+		}
+	}()
+	if m.sys, err = kvm.Open(); err != nil {
+		return nil, err
+	}
+	if m.vm, err = m.sys.CreateVM(); err != nil {
+		return nil, err
+	}
+	if err := m.createChips(); err != nil {
+		return nil, err
+	}
+	if err := m.createMemory(a.memory); err != nil {
+		return nil, err
+	}
+	if m.cpuid = a.cpuid; m.cpuid == nil {
+		if m.cpuid, err = baseCPUID(m.sys); err != nil {
+			return nil, err
+		}
+	}
+	if err := m.createVCPUs(); err != nil {
+		return nil, err
+	}
+	if err := m.createDevices(o, a); err != nil {
+		return nil, err
+	}
+	for _, v := range m.vcpus {
+		v.start()
+	}
+	m.throttle = newThrottle(m.vcpus, m.mem.ring())
+	return m, nil
+}
+
+// createChips makes the in-kernel interrupt controllers and the timer.
+func (m *Machine) createChips() error {
+	if err := m.vm.SetTSSAddr(tssAddr); err != nil {
+		return err
+	}
+	if err := m.vm.SetIdentityMapAddr(identityMapAddr); err != nil {
+		return err
+	}
+	if err := m.vm.CreateIRQChip(); err != nil {
+		return err
+	}
+	if err := m.vm.CreatePIT2(kvm.PITSpeakerDummy); err != nil {
+		return err
+	}
+	caps, err := m.sys.CheckExtension(kvm.CapAdjustClock)
+	m.clock = clockSaver{vm: m.vm, caps: caps}
+	return err
+}
+
+// createMemory makes guest RAM, or maps the source's.
+func (m *Machine) createMemory(given *os.File) error {
+	backing, err := guestmem.ParseBacking(m.cfg.Machine.MemoryBacking)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	var ram *guestmem.Memory
+	size := uint64(m.cfg.Machine.MemSizeMiB) << 20
+	switch {
+	case given == nil:
+		ram, err = guestmem.New(size, guestmem.Options{Backing: backing})
+	case backing != guestmem.Memfd:
+		err = fmt.Errorf("%w: a memory file for a machine whose memory is %v", ErrConfig, backing)
+	default:
+		ram, err = guestmem.Attach(given, size, guestmem.Options{})
+	}
+	if err != nil {
+		return err
+	}
+	m.mem = &memory{Memory: ram, vm: m.vm}
+	if err := m.mem.track(m.cfg.Machine.Tracker); err != nil {
+		return err
+	}
+	return m.mem.setFlags(0)
+}
+
+func (m *Machine) createVCPUs() error {
+	n := m.cfg.Machine.VCPUCount
+	if most, err := m.sys.CheckExtension(kvm.CapMaxVCPUs); err == nil && most > 0 && n > most {
+		return fmt.Errorf("%w: %d vCPUs; this host's KVM has at most %d", ErrConfig, n, most)
+	}
+	for id := range n {
+		fd, err := m.vm.CreateVCPU(id)
+		if err != nil {
+			return err
+		}
+		m.vcpus = append(m.vcpus, newVCPU(m, id, fd))
+		if ring := m.mem.ring(); ring != nil {
+			if err := ring.attach(fd); err != nil {
+				return err
+			}
+		}
+		if err := fd.SetCPUID(vcpuCPUID(m.cpuid, id, n)); err != nil {
+			return err
+		}
+	}
+	var err error
+	if m.msrs, err = savedMSRs(m.sys, m.vcpus[0].fd); err != nil {
+		return err
+	}
+	m.tscKHz, err = m.vcpus[0].fd.TSCKHz()
+	return err
+}
+
+// load places what boots into memory and sets the first vCPU's registers; the
+// others wait for the guest to start them (INIT, SIPI).
+func (m *Machine) load() error {
+	cfg := boot.Config{CPUs: len(m.vcpus), Cmdline: boot.JoinCmdline(m.cfg.cmdline(), m.dev.cmdline())}
+	if m.cfg.BootSource.Guest == GuestMetronome {
+		line, err := m.metronomeArgs()
+		if err != nil {
+			return err
+		}
+		elf := metronome.ELF()
+		cfg.Kernel = boot.Image{Name: GuestMetronome, ReaderAt: bytes.NewReader(elf), Size: int64(len(elf))}
+		cfg.Cmdline = line
+	} else {
+		f, img, err := openImage("kernel", m.cfg.BootSource.KernelImagePath)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		cfg.Kernel = img
+	}
+	if path := m.cfg.BootSource.InitrdPath; path != "" {
+		f, img, err := openImage("initrd", path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		cfg.Initrd = &img
+	}
+	entry, err := boot.Load(m.mem.Memory, cfg)
+	if err != nil {
+		return err
+	}
+	for _, v := range m.vcpus {
+		if err := errors.Join(wireLAPIC(v.fd), presetXCR0(v.fd, m.cpuid)); err != nil {
+			return err
+		}
+	}
+	return enter(m.vcpus[0].fd, entry)
+}
+
+// metronomeArgs checks the user's options for the built-in guest and adds what
+// it cannot find out quickly by itself: the TSC's rate, and the number of vCPUs
+// where the user does not say.
+func (m *Machine) metronomeArgs() (string, error) {
+	line := m.cfg.cmdline()
+	o, err := metronome.ParseOptions(line)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	if o.TSCKHz == 0 {
+		line = boot.JoinCmdline(line, fmt.Sprintf("tsc_khz=%d", m.tscKHz))
+	}
+	if !strings.Contains(" "+line, " vcpus=") {
+		line = boot.JoinCmdline(line, fmt.Sprintf("vcpus=%d", len(m.vcpus)))
+	}
+	return line, nil
+}
