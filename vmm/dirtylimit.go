@@ -86,7 +86,8 @@ func (b *dirtyBucket) spend(pages uint64, since time.Duration) time.Duration {
 	b.look = min(max(next, shortLook), dutyPeriod)
 	b.nap = 0
 	if b.pages < 0 {
-		b.nap = time.Duration(min(-b.pages/b.rate, longNap.Seconds()) * float64(time.Second))
+		owed := min(-b.pages/b.rate, longNap.Seconds())
+		b.nap = min(time.Duration(owed*float64(time.Second))+1, longNap) // rounded up
 	}
 	return b.nap
 }

@@ -47,9 +47,9 @@ func TestDirtyBucket(t *testing.T) {
 				t.Fatal("debt and no nap")
 			}
 		}
-		// Debt cannot grow where a nap pays for the run before it.
-		if worst := speed * shortLook.Seconds() * (1 + late); worst < float64(rate)*longNap.Seconds() {
-			if total > float64(rate)*now.Seconds()+b.most+speed*dutyPeriod.Seconds()*(1+late)+1 {
+		// No debt is left after a nap that pays for the longest run before it.
+		if worst := speed*dutyPeriod.Seconds()*(1+late) + 1; worst < float64(rate)*longNap.Seconds() {
+			if total > float64(rate)*now.Seconds()+b.most+worst {
 				t.Fatalf("%v pages in %v at %d a second", total, now, rate)
 			}
 		}
