@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"godwit/blockfile"
 	"godwit/devices/boottimer"
 	"godwit/devices/debugexit"
 	"godwit/devices/i8042"
@@ -16,7 +15,6 @@ import (
 	"godwit/devices/serial"
 	"godwit/devices/state"
 	"godwit/kvm"
-	"godwit/virtio/blk"
 	"godwit/virtio/mmio"
 )
 
@@ -27,17 +25,9 @@ type devices struct {
 	timer  *boottimer.Device
 	exit   *debugexit.Device
 	reset  *i8042.Controller
-	drives []*drive
+	parts  []part // by slot
 	slots  []slot
 	lines  []*irqLine
-}
-
-// drive is a disk: its image and the device that shows it.
-type drive struct {
-	Drive
-	path string // what was opened here
-	file blockfile.File
-	dev  *blk.Device
 }
 
 // slot is a virtio device in its place.
@@ -76,12 +66,28 @@ func (m *Machine) createDevices(o Options, a assembly) error {
 	); err != nil {
 		return err
 	}
-	for i, spec := range m.cfg.Drives {
-		if err := m.createDrive(i, spec, a); err != nil {
+	return m.createParts(a)
+}
+
+// createParts makes what the configuration asks for on the virtio side. The
+// order is the order of the slots: a guest and its saved state know a device by
+// its slot.
+func (m *Machine) createParts(a assembly) error {
+	for _, spec := range m.cfg.Drives {
+		if err := m.add(newDrive(spec, a)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// add takes a part into the machine, which closes it from then on.
+func (m *Machine) add(p part, err error) error {
+	if err != nil {
+		return err
+	}
+	m.dev.parts = append(m.dev.parts, p)
+	return m.place(p)
 }
 
 func (m *Machine) newLine(gsi uint32) (*irqLine, error) {
@@ -101,41 +107,23 @@ func (m *Machine) debugExit(code uint8) {
 	m.end(Exit{Kind: ExitFault, Err: fmt.Errorf("the guest gave exit code %d", code)})
 }
 
-// createDrive opens an image and puts its device into place i.
-func (m *Machine) createDrive(i int, spec Drive, a assembly) error {
-	path := spec.PathOnHost
-	if a.incoming {
-		path = a.disks[spec.ID]
-	}
-	cache, err := blockfile.ParseCache(spec.Cache)
-	if err != nil {
-		return fmt.Errorf("%w: drive %q: %w", ErrConfig, spec.ID, err)
-	}
-	file, err := blockfile.Open(path, blockfile.Options{ReadOnly: spec.IsReadOnly, Cache: cache, NoLock: a.incoming})
-	if err != nil {
-		return err
-	}
-	d := &drive{Drive: spec, path: path, file: file}
-	m.dev.drives = append(m.dev.drives, d)
-	if a.incoming && !spec.IsReadOnly {
-		if err := checkLock(file, spec.ID, path, a.saved); err != nil {
-			return err
-		}
-	}
-	if d.dev, err = blk.New(blk.Config{Backend: file, Serial: spec.ID, Queues: spec.Queues}); err != nil {
-		return err
+// place puts a part's device into the next slot.
+func (m *Machine) place(p part) error {
+	i := len(m.dev.slots)
+	if i == len(virtioGSIs) {
+		return fmt.Errorf("%w: %s %q is one device too many; a machine has room for %d", ErrConfig, p.kind(), p.name(), i)
 	}
 	line, err := m.newLine(virtioGSIs[i])
 	if err != nil {
 		return err
 	}
-	t, err := mmio.New(mmio.Config{ID: fmt.Sprintf("virtio/%d", i), Memory: m.mem.Memory, Device: d.dev, Interrupt: line, Log: m.log})
+	t, err := mmio.New(mmio.Config{ID: fmt.Sprintf("virtio/%d", i), Memory: m.mem.Memory, Device: p.device(), Interrupt: line, Log: m.log})
 	if err != nil {
 		return err
 	}
 	s := slot{transport: t, base: virtioBase + uint64(i)*virtioStep, gsi: line.gsi}
 	m.dev.slots = append(m.dev.slots, s)
-	if err := m.mmio.Attach(s.base, mmio.Size, spec.ID, t); err != nil {
+	if err := m.mmio.Attach(s.base, mmio.Size, p.kind()+" "+p.name(), t); err != nil {
 		return err
 	}
 	for q, fd := range t.Kicks() {
@@ -143,24 +131,6 @@ func (m *Machine) createDrive(i int, spec Drive, a assembly) error {
 		if err := m.vm.AddIOEvent(fd, e); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// checkLock looks at who holds the lock of a machine's disk before the machine
-// arrives. A source holds it until the last moment: an image that nobody has
-// locked is another image under the same name. A saved machine has no source.
-func checkLock(file blockfile.File, id, path string, saved bool) error {
-	held, err := file.LockedElsewhere()
-	switch {
-	case err != nil:
-		return err
-	case saved && held:
-		return fmt.Errorf("%w: disk %q: another process holds the lock of %q; end what uses it, or map another with --disk %s=PATH",
-			ErrIncompatible, id, path, id)
-	case !saved && !held:
-		return fmt.Errorf("%w: disk %q: the source does not hold the lock of %q, so it is not the disk that the guest uses; map the right one with --disk %s=PATH",
-			ErrIncompatible, id, path, id)
 	}
 	return nil
 }
@@ -197,32 +167,32 @@ func (d *devices) resume() {
 	}
 }
 
-// unlockDisks flushes writable images and gives their locks up.
-func (d *devices) unlockDisks() error {
-	for _, v := range d.drives {
-		if v.IsReadOnly {
-			continue
-		}
-		if err := v.file.Flush(); err != nil {
-			return err
-		}
-	}
-	for _, v := range d.drives {
-		if err := v.file.Unlock(); err != nil {
+// release gives up what a destination must have for itself. The devices are
+// paused.
+func (d *devices) release() error {
+	for _, p := range d.parts {
+		if err := p.release(); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// lockDisks takes the locks (again).
-func (d *devices) lockDisks() error {
-	for _, v := range d.drives {
-		if err := v.file.Lock(); err != nil {
+// claim takes it (again).
+func (d *devices) claim() error {
+	for _, p := range d.parts {
+		if err := p.claim(); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// follow tells the parts that the guest runs here now.
+func (d *devices) follow() {
+	for _, p := range d.parts {
+		p.follow()
+	}
 }
 
 // savers lists the devices with state, in a fixed order.
@@ -250,8 +220,8 @@ func (d *devices) close() error {
 	if d.serial != nil {
 		errs = append(errs, d.serial.Close())
 	}
-	for _, v := range d.drives {
-		errs = append(errs, v.file.Close())
+	for _, p := range d.parts {
+		errs = append(errs, p.close())
 	}
 	for _, l := range d.lines {
 		errs = append(errs, l.close())

@@ -78,8 +78,8 @@ func (m *Machine) Info() (Info, error) {
 	}
 	s := m.dev.serial.Stats()
 	i.Serial = SerialInfo{WrittenBytes: s.Written, LostBytes: s.Lost}
-	for _, d := range m.dev.drives {
-		i.Drives = append(i.Drives, DriveInfo{ID: d.ID, Path: d.path, SizeBytes: d.file.Size(), ReadOnly: d.IsReadOnly, Stats: d.dev.Stats()})
+	for _, p := range m.dev.parts {
+		p.info(&i)
 	}
 	return i, nil
 }

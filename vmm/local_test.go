@@ -175,7 +175,7 @@ func TestTakenMemoryIsNotResumed(t *testing.T) {
 	})
 	require.ErrorIs(t, err, migration.ErrNotTaken)
 	require.ErrorContains(t, m.Source().Reclaim(), "has taken its memory")
-	m.disksReleased = false // had they been taken back before
+	m.released = false // had they been taken back before
 	require.ErrorContains(t, m.Resume(), "has taken its memory")
 	require.Equal(t, StatePaused, m.State())
 }

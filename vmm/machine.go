@@ -58,7 +58,8 @@ type Machine struct {
 	tscWanted      uint64 // what the vCPU being restored should read
 	tscShift       uint64 // between the source's TSC offsets and ours
 	tscAligned     bool   // tscShift is known
-	disksReleased  bool   // disk locks are given up to a destination
+	released       bool   // disk locks and the like are given up to a destination
+	arrived        bool   // came from another host and has not run here yet
 }
 
 // New assembles a machine and loads what it boots. The guest does not run yet.
@@ -142,8 +143,8 @@ func (m *Machine) Resume() error {
 }
 
 func (m *Machine) run() error {
-	if m.disksReleased {
-		return fmt.Errorf("resume: %w: its disks are given up", ErrState)
+	if m.released {
+		return fmt.Errorf("resume: %w: its disks and networks are given up", ErrState)
 	}
 	if err := m.notTaken(); err != nil {
 		return fmt.Errorf("resume: %w", err)
@@ -158,11 +159,13 @@ func (m *Machine) run() error {
 	}
 	m.dev.resume()
 	m.runVCPUs()
+	if m.arrived {
+		m.arrived = false
+		m.dev.follow()
+	}
 	return nil
 }
 
-// runVCPUs lets the vCPUs run, unless the guest has ended meanwhile: end holds
-// the same lock and parks them after it, so none runs after the end.
 // notTaken refuses where the destination of a local migration may have changed
 // the memory. After a hand-over without an answer only the memory itself tells.
 func (m *Machine) notTaken() error {
@@ -173,6 +176,8 @@ func (m *Machine) notTaken() error {
 	return err
 }
 
+// runVCPUs lets the vCPUs run, unless the guest has ended meanwhile: end holds
+// the same lock and parks them after it, so none runs after the end.
 func (m *Machine) runVCPUs() {
 	m.mu.Lock()
 	defer m.mu.Unlock()

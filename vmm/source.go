@@ -150,24 +150,24 @@ func (s *source) SaveState(w io.Writer) error {
 func (s *source) Release() error {
 	s.m.op.Lock()
 	defer s.m.op.Unlock()
-	s.m.disksReleased = true // also when it fails half-way
-	return s.m.dev.unlockDisks()
+	s.m.released = true // also when it fails half-way
+	return s.m.dev.release()
 }
 
 // Reclaim implements migration.Source.
 func (s *source) Reclaim() error {
 	s.m.op.Lock()
 	defer s.m.op.Unlock()
-	if !s.m.disksReleased {
+	if !s.m.released {
 		return nil
 	}
 	if err := s.m.notTaken(); err != nil {
 		return err // the disks are the destination's, too
 	}
-	if err := s.m.dev.lockDisks(); err != nil {
+	if err := s.m.dev.claim(); err != nil {
 		return err
 	}
-	s.m.disksReleased = false
+	s.m.released = false
 	return nil
 }
 

@@ -71,6 +71,7 @@ func newIncoming(in Incoming, offer migration.Offer) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
+	m.arrived = true
 	if w.TSCKHz != 0 && w.TSCKHz != m.tscKHz {
 		if err := m.setTSCKHz(w.TSCKHz); err != nil {
 			return nil, errors.Join(err, m.Close())
@@ -139,7 +140,7 @@ func (t *target) LoadState(r io.Reader) error {
 func (t *target) Acquire() error {
 	t.m.op.Lock()
 	defer t.m.op.Unlock()
-	return t.m.dev.lockDisks()
+	return t.m.dev.claim()
 }
 
 // Run implements migration.Target. Memory that was handed over becomes writable

@@ -1,0 +1,38 @@
+package vmm
+
+import "godwit/virtio"
+
+// part is a virtio device and what stands behind it on this host. The machine
+// calls its methods one at a time, but for info, which may come at any moment
+// between creation and close.
+//
+//	source                          destination
+//	Pause (devices drained)         created, locks and traffic still the source's
+//	release ──────────────────────> claim
+//	   └ claim, if it failed        the guest runs, follow
+type part interface {
+	// kind and name are for messages: `disk "vda"`.
+	kind() string
+	name() string
+	device() virtio.Device
+	// release gives up what a source and a destination must not both use: the
+	// lock of a disk, the traffic of a network. The device is paused.
+	release() error
+	// claim takes it: at a destination before the guest runs, at a source again
+	// after a migration that failed. Having it already is no error.
+	claim() error
+	// follow says that a guest that came from elsewhere runs here now. It does
+	// not block: what takes long goes on in a goroutine that close ends.
+	follow()
+	// info adds the part's figures.
+	info(*Info)
+	close() error
+}
+
+// plainPart is for parts that hold nothing a destination would need.
+type plainPart struct{}
+
+func (plainPart) release() error { return nil }
+func (plainPart) claim() error   { return nil }
+func (plainPart) follow()        {}
+func (plainPart) close() error   { return nil }
