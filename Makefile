@@ -14,7 +14,7 @@ GO ?= go
 KERNEL_PACKAGES := linux-source-6.1 gcc make flex bison bc libelf-dev libssl-dev lz4 xz-utils
 ROOTFS_PACKAGES := gcc libc6-dev busybox-static e2fsprogs cpio gzip
 LAB_PACKAGES    := qemu-system-x86 busybox-static
-TEST_PACKAGES   := gcc libc6-dev linux-libc-dev jq e2fsprogs
+TEST_PACKAGES   := gcc libc6-dev linux-libc-dev jq e2fsprogs qemu-utils
 
 .PHONY: all build demo demo-linux test soak bench peers kernel rootfs lab-kernel check clean
 
