@@ -22,9 +22,10 @@ const maxChainBytes = math.MaxUint32
 // Chain is one request: what the driver lets the device read, then what it lets
 // it write. The slices are guest memory itself. The guest can change their
 // bytes at any time, so a value is copied before it is judged. All of it is
-// valid until Push.
+// valid until Push, Stage or PutBack.
 type Chain struct {
 	head     uint16
+	taken    uint16 // the available entry it came from, modulo 2^16
 	readable [][]byte
 	writable [][]byte
 	targets  []guestmem.Extent // the writable part as it came, for the dirty marks

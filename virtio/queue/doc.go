@@ -30,5 +30,7 @@
 // # Who may call
 //
 // A Queue belongs to one goroutine at a time. Chains may be pushed in any order.
+// Stage and Publish are the two halves of Push, for devices that answer several
+// chains at once; PutBack undoes Pop, last chain first.
 // In steady state nothing is allocated: chains are reused.
 package queue

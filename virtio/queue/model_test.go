@@ -26,8 +26,10 @@ type model struct {
 	offered []request // made available, not popped
 	popped  []request
 	chains  []*queue.Chain // parallel to popped
+	staged  []request      // answered, not published
 	pushed  []request      // answered, not taken back
 
+	next   int // popped and not put back
 	pushes uint16
 	first  bool // the next answer interrupts whatever was asked
 }
@@ -36,6 +38,7 @@ type request struct {
 	head    uint16
 	segs    []drivertest.Seg
 	written uint32
+	taken   int // how many were popped before it
 }
 
 func newModel(t *testing.T, rt *rapid.T, mem *guestmem.Memory) *model {
@@ -88,6 +91,8 @@ func (m *model) pop(rt *rapid.T) {
 	}
 	require.NotNil(rt, c)
 	r := m.offered[0]
+	r.taken = m.next
+	m.next++
 	m.offered = m.offered[1:]
 	require.Equal(rt, r.head, c.Head())
 	var want [2][][]byte
@@ -118,34 +123,89 @@ func requireSame(rt *rapid.T, want, got [][]byte) {
 	}
 }
 
-// push answers any outstanding request and checks marks and notification.
+// push answers any outstanding request, with what is staged.
 func (m *model) push(rt *rapid.T) {
 	if len(m.popped) == 0 {
 		return
 	}
+	m.answer(rt, func(c *queue.Chain, written uint32) {
+		m.publish(rt, func() (bool, error) { return m.q.Push(c, written) })
+	})
+}
+
+// stage answers any outstanding request behind the driver's back.
+func (m *model) stage(rt *rapid.T) {
+	if len(m.popped) == 0 {
+		return
+	}
+	m.answer(rt, func(c *queue.Chain, written uint32) {
+		index := m.load(m.ring.Used + 2)
+		require.NoError(rt, m.q.Stage(c, written))
+		require.Equal(rt, index, m.load(m.ring.Used+2))
+	})
+}
+
+// answer picks a request, gives it to do and checks the marks.
+func (m *model) answer(rt *rapid.T, do func(*queue.Chain, uint32)) {
 	i := rapid.IntRange(0, len(m.popped)-1).Draw(rt, "which")
 	r, c := m.popped[i], m.chains[i]
 	m.popped = append(m.popped[:i:i], m.popped[i+1:]...)
 	m.chains = append(m.chains[:i:i], m.chains[i+1:]...)
 	r.written = uint32(rapid.Int64Range(0, queue.Len(c.Writable())).Draw(rt, "written"))
+	m.staged = append(m.staged, r)
 
+	m.drain()
+	do(c, r.written)
+	m.requireMarks(rt, r, m.drain())
+}
+
+// publish checks whether do tells of an interrupt exactly when one is wanted.
+func (m *model) publish(rt *rapid.T, do func() (bool, error)) {
+	n := uint16(len(m.staged))
+	event := m.load(m.ring.Avail + 4 + 2*uint64(m.ring.Size))
+	want := m.load(m.ring.Avail) == 0
+	if m.ring.EventIdx {
+		want = event-m.pushes < n
+	}
+	notify, err := do()
+	require.NoError(rt, err)
+	require.Equal(rt, n > 0 && (want || m.first), notify)
+	if n > 0 {
+		m.first = false
+	}
+	m.pushes += n
+	m.pushed = append(m.pushed, m.staged...)
+	m.staged = nil
+}
+
+// putBack undoes the latest pop, if that chain is still out.
+func (m *model) putBack(rt *rapid.T) {
+	last := len(m.chains) - 1
+	if last < 0 || m.popped[last].taken != m.next-1 {
+		return
+	}
+	c, r := m.chains[last], m.popped[last]
+	m.drain()
+	all := rapid.Bool().Draw(rt, "mark all")
+	if all {
+		c.MarkAll()
+		for _, b := range c.Writable() {
+			r.written += uint32(len(b))
+		}
+	}
+	m.q.PutBack(c)
+	m.requireMarks(rt, r, m.drain())
+	r.written = 0
+	m.next--
+	m.chains, m.popped = m.chains[:last], m.popped[:last]
+	m.offered = append([]request{r}, m.offered...)
+}
+
+// drain is the pages marked since the last drain.
+func (m *model) drain() []uint64 {
 	dirty := make([]uint64, (m.mem.Frames()+63)/64)
 	m.mem.DrainDirty(dirty)
-	clear(dirty)
-	event := m.load(m.ring.Avail + 4 + 2*uint64(m.ring.Size))
-	flags := m.load(m.ring.Avail)
-	notify, err := m.q.Push(c, r.written)
-	require.NoError(rt, err)
-	want := flags == 0
-	if m.ring.EventIdx {
-		want = event == m.pushes
-	}
-	require.Equal(rt, want || m.first, notify)
-	m.first = false
-	m.pushes++
-	m.mem.DrainDirty(dirty)
-	m.requireMarks(rt, r, dirty)
-	m.pushed = append(m.pushed, r)
+	return dirty
 }
 
 // requireMarks wants each page written to be marked, and no other but the ring's.
@@ -193,6 +253,7 @@ func (m *model) move(rt *rapid.T) {
 	for len(m.popped) > 0 {
 		m.push(rt)
 	}
+	m.publish(rt, m.q.Publish)
 	require.Zero(rt, m.q.Outstanding())
 	cfg := m.ring.Config(m.indirect)
 	cfg.Next = m.q.Next()
@@ -210,10 +271,18 @@ func TestAgainstModel(t *testing.T) {
 		require.NoError(rt, mem.WriteAt(zero, 0))
 		m := newModel(t, rt, mem)
 		rt.Repeat(map[string]func(*rapid.T){
-			"offer": m.offer,
-			"pop":   m.pop,
-			"push":  m.push,
-			"take":  m.take,
+			"offer":    m.offer,
+			"pop":      m.pop,
+			"push":     m.push,
+			"stage":    m.stage,
+			"publish":  func(rt *rapid.T) { m.publish(rt, m.q.Publish) },
+			"put back": m.putBack,
+			"ready": func(rt *rapid.T) {
+				ready, err := m.q.Ready()
+				require.NoError(rt, err)
+				require.Equal(rt, len(m.offered) > 0, ready)
+			},
+			"take": m.take,
 			"enable interrupt": func(rt *rapid.T) {
 				require.Equal(rt, len(m.pushed) > 0, m.ring.EnableInterrupt())
 			},

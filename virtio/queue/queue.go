@@ -53,8 +53,9 @@ type Queue struct {
 	cfg  Config
 	mask uint16
 
-	next uint16 // available entries taken so far, modulo 2^16
-	used uint16 // used entries published so far, modulo 2^16
+	next   uint16 // available entries taken so far, modulo 2^16
+	used   uint16 // used entries published so far, modulo 2^16
+	staged uint16 // used entries written behind those, not published
 
 	// first makes the first answer after a restore interrupt the guest whatever
 	// it asked for: nobody knows whether the last one before the move did.
@@ -106,10 +107,11 @@ func (c *Config) check(mem *guestmem.Memory) error {
 func (q *Queue) Size() uint16 { return q.cfg.Size }
 
 // Next is what Config.Next must be for a queue that goes on from here. It may be
-// asked for only while every popped chain is pushed.
+// asked for only while every popped chain is pushed or put back.
 func (q *Queue) Next() uint16 { return q.used }
 
-// Outstanding is the number of chains popped and not pushed.
+// Outstanding is the number of chains popped and not pushed; one that is staged
+// is not pushed yet.
 func (q *Queue) Outstanding() int { return int(q.next - q.used) }
 
 // Err says why the queue is broken, or nil.
@@ -142,8 +144,30 @@ func (q *Queue) Pop() (*Chain, error) {
 		q.recycle(c)
 		return nil, q.fail(err)
 	}
+	c.taken = q.next
 	q.next++
 	return c, nil
+}
+
+// PutBack undoes the Pop of c: the next Pop gives the same entry, read anew. c
+// must be the latest of the chains popped; it is not the caller's any more. What
+// the device wrote to it is marked dirty only after MarkAll.
+func (q *Queue) PutBack(c *Chain) {
+	if c.taken != q.next-1 {
+		panic("queue: PutBack of a chain that was not popped last")
+	}
+	c.markDirty(q.mem, 0)
+	q.recycle(c)
+	q.next--
+}
+
+// Ready says whether Pop has a chain to give.
+func (q *Queue) Ready() (bool, error) {
+	if q.err != nil || q.stopped {
+		return false, q.err
+	}
+	ready, err := q.available()
+	return ready > 0, err
 }
 
 // available is the number of chains to pop. The load acquires: what follows sees
@@ -164,28 +188,50 @@ func (q *Queue) available() (uint16, error) {
 
 // Push answers a chain. written is the number of bytes, from the start of the
 // writable part, that the device has filled in; Push marks them dirty. It says
-// whether the driver wants an interrupt for it.
+// whether the driver wants an interrupt for it, or for one staged before it.
 func (q *Queue) Push(c *Chain, written uint32) (notify bool, err error) {
+	if err := q.Stage(c, written); err != nil {
+		return false, err
+	}
+	return q.Publish()
+}
+
+// Stage answers a chain like Push, but the driver sees nothing of it before
+// Publish: for chains that belong together (virtio 1.2, 5.1.6.4.1), and because
+// the index, which both sides fight over, is dear.
+func (q *Queue) Stage(c *Chain, written uint32) error {
 	c.markDirty(q.mem, uint64(written))
 	head := c.head
 	q.recycle(c)
 
 	binary.LittleEndian.PutUint32(q.scratch[0:], uint32(head))
 	binary.LittleEndian.PutUint32(q.scratch[4:], written)
-	if err := q.mem.WriteAt(q.scratch[:usedElemSize], q.cfg.Used+ringHeader+usedElemSize*uint64(q.used&q.mask)); err != nil {
-		return false, q.fail(err)
+	at := uint64((q.used + q.staged) & q.mask)
+	if err := q.mem.WriteAt(q.scratch[:usedElemSize], q.cfg.Used+ringHeader+usedElemSize*at); err != nil {
+		return q.fail(err)
 	}
-	q.used++
-	// Releases: the element is visible before the index that counts it.
+	q.staged++
+	return nil
+}
+
+// Publish shows the driver what was staged, in one step, and says whether it
+// wants an interrupt for any of it. With nothing staged it does nothing.
+func (q *Queue) Publish() (notify bool, err error) {
+	if q.staged == 0 {
+		return false, q.err
+	}
+	old := q.used
+	q.used, q.staged = q.used+q.staged, 0
+	// Releases: the elements are visible before the index that counts them.
 	if err := q.mem.StoreUint16(q.cfg.Used+2, q.used); err != nil {
 		return false, q.fail(err)
 	}
-	return q.wantsInterrupt()
+	return q.wantsInterrupt(old)
 }
 
-// wantsInterrupt is virtio 1.2, 2.7.7.2 and 2.7.8: whether the entry just
-// published is one the driver waits for.
-func (q *Queue) wantsInterrupt() (bool, error) {
+// wantsInterrupt is virtio 1.2, 2.7.7.2 and 2.7.8: whether the entries just
+// published, old and up, have one that the driver waits for.
+func (q *Queue) wantsInterrupt(old uint16) (bool, error) {
 	guestmem.Fence() // the index is out before the driver's wish is read
 	first := q.first
 	q.first = false
@@ -200,9 +246,7 @@ func (q *Queue) wantsInterrupt() (bool, error) {
 	if err != nil {
 		return false, q.fail(err)
 	}
-	// One entry is published at a time, so the event is crossed when it names
-	// that entry.
-	return first || event == q.used-1, nil
+	return first || q.used-event-1 < q.used-old, nil // 2.7.10.1
 }
 
 // EnableNotification asks the driver to kick for the next chain. It reports true
