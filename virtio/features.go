@@ -13,5 +13,6 @@ const RingFeatures = FeatureIndirectDesc | FeatureEventIdx | FeatureVersion1
 
 // Device types: virtio 1.2, section 5.
 const (
-	TypeBlock = 2
+	TypeBlock   = 2
+	TypeEntropy = 4
 )
