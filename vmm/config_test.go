@@ -31,6 +31,8 @@ func TestConfigIsChecked(t *testing.T) {
 		"only raw":          func(c *Config) { c.Drives = []Drive{{ID: "x", PathOnHost: "/x", Format: "qcow2"}} },
 		"17 queues":         func(c *Config) { c.Drives = []Drive{{ID: "x", PathOnHost: "/x", Queues: 17}} },
 		"at most 16":        func(c *Config) { c.Drives = make([]Drive, 17) },
+		"refill_time of 0":  func(c *Config) { c.Entropy = &Entropy{&RateLimiter{&TokenBucket{Size: 1}}} },
+		"bucket of 0":       func(c *Config) { c.Entropy = &Entropy{&RateLimiter{&TokenBucket{RefillTime: 1}}} },
 		"backing \"paper\"": func(c *Config) { c.Machine.MemoryBacking = "paper" },
 	} {
 		c := good

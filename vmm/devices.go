@@ -78,6 +78,11 @@ func (m *Machine) createParts(a assembly) error {
 			return err
 		}
 	}
+	if e := m.cfg.Entropy; e != nil {
+		if err := m.add(newEntropy(*e)); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -21,6 +21,8 @@ type Info struct {
 	BootMarks     []BootMark  `json:"boot_marks"`
 	Serial        SerialInfo  `json:"serial"`
 	Drives        []DriveInfo `json:"drives"`
+	// Nil where the machine has no such device.
+	Entropy *EntropyInfo `json:"entropy,omitempty"`
 }
 
 // BootMark is a byte that the guest wrote to the boot-timer port.

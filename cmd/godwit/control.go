@@ -103,6 +103,9 @@ func infoText(info api.Info) string {
 		}
 		line("disk "+d.ID, "%s, %d MiB%s", d.Path, d.SizeBytes>>20, access)
 	}
+	if e := info.Entropy; e != nil {
+		line("rng", "%d bytes in %d requests, %d of them waited for the rate limit", e.Stats.Bytes, e.Stats.Requests, e.Stats.Waits)
+	}
 	line("serial", "%d bytes written, %d lost", info.Serial.WrittenBytes, info.Serial.LostBytes)
 	for _, m := range info.BootMarks {
 		times := ""
