@@ -24,6 +24,7 @@
 //	            STATE ------------------------------------------> kept, not applied
 //	verify      VERIFY, hash -----------------------------------> hash        (only if asked)
 //	            <------------------------------------------- HASH
+//	            VERIFY, a part <----------------------> HASH         (only if they differ: where?)
 //	prepare     PREPARE ----------------------------------------> counts agree, LoadState, Acquire
 //	            <------------------------------------------ READY lease begins
 //	committed   GO ---------------------------------------------> inside the lease: Run

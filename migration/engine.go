@@ -40,8 +40,9 @@ type engine struct {
 	closing   chan struct{}  // closed when they must end
 	pending   Bitmap         // pages to send
 	gfns      []uint64
-	bandwidth float64 // acknowledged bytes per second
-	wireBase  uint64  // bytes written before the round under way
+	listed    []uint16 // by page, the last round that was to send it; only to verify
+	bandwidth float64  // acknowledged bytes per second
+	wireBase  uint64   // bytes written before the round under way
 	last      policy.Round
 
 	clearing sync.RWMutex // held shared by streams in Source.Clear
@@ -258,49 +259,4 @@ func (e *engine) sendState() error {
 	}
 	e.stateLen, e.stateCRC = uint64(state.Len()), wire.Checksum(state.Bytes())
 	return e.link.sendChunks(wire.TypeState, state.Bytes())
-}
-
-// verify compares the hashes of guest memory, if asked. It is not downtime.
-func (e *engine) verify() error {
-	if !e.o.Verify {
-		return nil
-	}
-	if err := e.s.enter(PhaseVerify); err != nil {
-		return err
-	}
-	began := time.Now()
-	if err := e.link.send(wire.TypeVerify, 0, nil); err != nil {
-		return err
-	}
-	ours, err := e.hashSource()
-	if err != nil {
-		return err
-	}
-	body, err := e.link.expect(e.ctx, wire.TypeHash)
-	if err != nil {
-		return err
-	}
-	var theirs wire.Hash
-	if err := theirs.Decode(body); err != nil {
-		return err
-	}
-	e.clock.exclude(time.Since(began))
-	e.rep.Verify = &Verified{Source: fmt.Sprintf("%x", ours.Sum), Destination: fmt.Sprintf("%x", theirs.Sum)}
-	if ours != theirs {
-		return fmt.Errorf("%w: hash %x over %d pages here, %x over %d pages there", ErrVerify, ours.Sum[:8], ours.Pages, theirs.Sum[:8], theirs.Pages)
-	}
-	return nil
-}
-
-// hashSource hashes what was ever touched, the machine being paused.
-func (e *engine) hashSource() (wire.Hash, error) {
-	touched, err := e.src.Touched()
-	if err != nil {
-		return wire.Hash{}, fmt.Errorf("find touched memory: %w", err)
-	}
-	b := make(Bitmap, e.mem.words)
-	if err := e.mem.addExtents(b, touched); err != nil {
-		return wire.Hash{}, err
-	}
-	return e.mem.hash(b), nil
 }

@@ -25,7 +25,15 @@ var (
 // A page is summed by two CRCs, which run at the speed of memory; SHA-256 goes
 // over the sums with their addresses. This finds every accident. It is no
 // signature: whoever can write guest memory could make two contents agree.
-func (m *ram) hash(which Bitmap) wire.Hash {
+func (m *ram) hash(which Bitmap) wire.Hash { return m.hashRange(which, 0, uint64(len(which))*64) }
+
+// hashRange is hash for the pages from to to-1.
+func (m *ram) hashRange(which Bitmap, from, to uint64) wire.Hash {
+	if to-from < uint64(len(which))*64 {
+		some := make(Bitmap, len(which))
+		forRange(from, to, func(w, mask uint64) { some[w] = which[w] & mask })
+		which = some
+	}
 	blocks := (len(which)*64 + hashBlock - 1) / hashBlock
 	sums := make([][sha256.Size]byte, blocks)
 	pages := make([]uint32, blocks)

@@ -137,6 +137,7 @@ func (e *engine) round(last bool) error {
 	}
 	e.o.Policies.Order.Sort(e.last, e.gfns)
 	n := e.last.Number + 1
+	e.list(n, e.gfns)
 	w := newRoundWork(uint32(n), last, e.gfns, len(e.streams))
 	e.s.mu.Lock()
 	e.s.p.Round, e.s.p.RoundPages = n, uint64(len(e.gfns))

@@ -46,6 +46,7 @@ type receiver struct {
 	popStop  chan struct{} // closed when all pages have come
 	arrived  chan struct{} // told after each frame of pages
 	page     pages
+	hashed   Bitmap // what VERIFY's hash covers, once it was asked for
 	layout   []Extent
 	config   []byte
 	state    bytes.Buffer

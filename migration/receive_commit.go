@@ -61,7 +61,8 @@ func (r *receiver) verify() error {
 	if err := r.enter(PhaseVerify); err != nil {
 		return err
 	}
-	if _, err := r.link.expect(r.ctx, wire.TypeVerify); err != nil {
+	body, err := r.link.expect(r.ctx, wire.TypeVerify)
+	if err != nil {
 		return err
 	}
 	which := make(Bitmap, r.mem.words)
@@ -77,15 +78,54 @@ func (r *receiver) verify() error {
 	} else if r.local() {
 		which.setRange(0, uint64(len(which))*64) // nobody sent a page, and nobody can tell
 	}
-	h := r.mem.hash(which)
+	r.hashed = which
+	h, err := r.hashPart(body)
 	r.rep.Verify = &Verified{Destination: fmt.Sprintf("%x", h.Sum)}
-	return r.link.send(wire.TypeHash, 0, h.Append(nil))
+	return err
+}
+
+// hashPart answers one VERIFY.
+func (r *receiver) hashPart(body []byte) (h wire.Hash, err error) {
+	var v wire.Verify
+	if err := v.Decode(body); err != nil {
+		return h, err
+	}
+	from, to := v.GPA>>pageShift, uint64(len(r.hashed))*64
+	if v.Len > 0 {
+		end := (v.GPA + v.Len) >> pageShift
+		if end > to {
+			return h, fmt.Errorf("%w: VERIFY of %#x bytes at %#x, which is beyond memory", wire.ErrFormat, v.Len, v.GPA)
+		}
+		to = end
+	}
+	h = r.mem.hashRange(r.hashed, from, to)
+	return h, r.link.send(wire.TypeHash, 0, h.Append(nil))
+}
+
+// prepare waits for PREPARE. A source whose hash was another asks about parts of
+// memory first, and does not come to PREPARE then.
+func (r *receiver) prepare() ([]byte, error) {
+	for range maxQuestions {
+		m, err := r.link.next(r.ctx)
+		switch {
+		case err != nil:
+			return nil, err
+		case m.typ == wire.TypePrepare:
+			return m.body, nil
+		case m.typ != wire.TypeVerify || r.hashed == nil:
+			return nil, fmt.Errorf("%w: %s where %s must be", wire.ErrFormat, m.typ, wire.TypePrepare)
+		}
+		if _, err := r.hashPart(m.body); err != nil {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("%w: more than %d questions about memory", wire.ErrFormat, maxQuestions)
 }
 
 // commit gets ready, promises it, and runs the guest if GO comes inside the
 // lease.
 func (r *receiver) commit() error {
-	body, err := r.link.expect(r.ctx, wire.TypePrepare)
+	body, err := r.prepare()
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package migration
 
 import (
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -115,6 +116,39 @@ type PostCopy struct {
 type Verified struct {
 	Source      string `json:"source"`
 	Destination string `json:"destination"`
+	// Differing are the first pages that differ, where the hashes do.
+	Differing []Difference `json:"differing,omitempty"`
+	// SourceChanged and DestinationChanged say that memory which nobody may write
+	// after the pause had another hash when it was looked at again.
+	SourceChanged      bool `json:"source_changed,omitempty"`
+	DestinationChanged bool `json:"destination_changed,omitempty"`
+}
+
+// Difference is a page that is not the same at both ends after all was sent.
+type Difference struct {
+	GPA             uint64 `json:"gpa"`
+	Round           int    `json:"round"`       // the last round in which it was to be sent; 0 is none
+	DirtyAgain      bool   `json:"dirty_again"` // the log of the paused guest names it again
+	ZeroSource      bool   `json:"zero_source"` // all zero there
+	ZeroDestination bool   `json:"zero_destination"`
+}
+
+// String names a page and what is known about it.
+func (d Difference) String() string {
+	s := fmt.Sprintf("%#x (round %d", d.GPA, d.Round)
+	for _, also := range []struct {
+		is   bool
+		what string
+	}{
+		{d.DirtyAgain, "dirty again"},
+		{d.ZeroSource, "zero at the source"},
+		{d.ZeroDestination, "zero at the destination"},
+	} {
+		if also.is {
+			s += ", " + also.what
+		}
+	}
+	return s + ")"
 }
 
 // Progress is a snapshot of a migration under way.

@@ -85,7 +85,7 @@ var rules = [typeEnd]rule{
 	TypeRound:     {name: "ROUND", min: 12, max: 12, lastValid: true},
 	TypePassed:    {name: "PASSED", min: 12, max: 12},
 	TypeState:     {name: "STATE", max: MaxBody, lastValid: true},
-	TypeVerify:    {name: "VERIFY"},
+	TypeVerify:    {name: "VERIFY", max: 16},
 	TypeHash:      {name: "HASH", min: 40, max: 40},
 	TypePrepare:   {name: "PREPARE", min: 28, max: 28},
 	TypeReady:     {name: "READY", min: 20, max: 20},

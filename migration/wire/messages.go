@@ -185,6 +185,35 @@ func (r *Round) Decode(b []byte) error {
 	return nil
 }
 
+// Verify asks for the hash of guest memory from GPA on, Len bytes of it; a Len
+// of 0 asks for all.
+type Verify struct{ Extent }
+
+// Append adds the encoding of v to dst: nothing for all of memory.
+func (v *Verify) Append(dst []byte) []byte {
+	if v.Len == 0 {
+		return dst
+	}
+	return AppendExtents(dst, []Extent{v.Extent})
+}
+
+// Decode reads v from the body of a VERIFY.
+func (v *Verify) Decode(b []byte) error {
+	*v = Verify{}
+	if len(b) == 0 {
+		return nil
+	}
+	es, err := DecodeExtents(b)
+	if err != nil {
+		return err
+	}
+	if len(es) != 1 {
+		return fmt.Errorf("%w: VERIFY of %d bytes", ErrFormat, len(b))
+	}
+	v.Extent = es[0]
+	return nil
+}
+
 // Hash is the hash of guest memory and how many pages of it are not zero.
 type Hash struct {
 	Sum   [32]byte
