@@ -31,6 +31,8 @@ var (
 	ErrOutOfRange = errors.New("not guest RAM")
 	// ErrMisaligned: the address of a Load or Store is no multiple of its size.
 	ErrMisaligned = errors.New("not naturally aligned")
+	// ErrPartialPage: the range is not made of whole pages.
+	ErrPartialPage = errors.New("not whole pages")
 	// ErrClosed: the memory was closed.
 	ErrClosed = errors.New("guest memory is closed")
 	// ErrSize: New cannot give memory of this size.
