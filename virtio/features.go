@@ -15,4 +15,5 @@ const RingFeatures = FeatureIndirectDesc | FeatureEventIdx | FeatureVersion1
 const (
 	TypeBlock   = 2
 	TypeEntropy = 4
+	TypeBalloon = 5
 )

@@ -43,6 +43,11 @@ func (c *Chain) Readable() [][]byte { return c.readable }
 // change the slices; Push knows the original range.
 func (c *Chain) Writable() [][]byte { return c.writable }
 
+// Targets says where the writable part is in guest memory, as the driver gave it,
+// for a device to which the addresses matter and not the bytes. They are
+// RAM, each within one region. The caller does not change them.
+func (c *Chain) Targets() []guestmem.Extent { return c.targets }
+
 // Head is the index by which the driver knows the chain.
 func (c *Chain) Head() uint16 { return c.head }
 

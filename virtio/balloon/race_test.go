@@ -1,0 +1,5 @@
+//go:build race
+
+package balloon
+
+const raceEnabled = true
