@@ -145,13 +145,13 @@ func (m *Machine) createVCPUs() error {
 func (m *Machine) load() error {
 	cfg := boot.Config{CPUs: len(m.vcpus), Cmdline: boot.JoinCmdline(m.cfg.cmdline(), m.dev.cmdline())}
 	if m.cfg.BootSource.Guest == GuestMetronome {
-		line, err := m.metronomeArgs()
+		own, err := m.metronomeArgs()
 		if err != nil {
 			return err
 		}
 		elf := metronome.ELF()
 		cfg.Kernel = boot.Image{Name: GuestMetronome, ReaderAt: bytes.NewReader(elf), Size: int64(len(elf))}
-		cfg.Cmdline = line
+		cfg.Cmdline = boot.JoinCmdline(own, m.dev.cmdline())
 	} else {
 		f, img, err := openImage("kernel", m.cfg.BootSource.KernelImagePath)
 		if err != nil {

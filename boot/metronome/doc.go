@@ -7,8 +7,9 @@
 //
 //	Options.String  ->  kernel command line  ->  guest
 //	ELF             ->  PVH loader           ->  guest
-//	guest -> serial port -> Kind, ParseBeat, ParseBad, ParseFilled
+//	guest -> serial port -> Kind, ParseBeat, ParseBad, ParseFilled, ParseIO
 //	guest -> page at InfoGPA of its memory   -> ParseInfo
+//	guest -> disk, with io=blk     -> VerifyDisk; WriteDisk prepares one
 //	VMM   -> MailboxPages pages at MailboxGPA, which the guest leaves alone
 //
 // All of it may be called from any goroutine. Lines and the info page come from a

@@ -101,10 +101,12 @@ type Info struct {
 	Samples    uint64
 	SampleGPA  uint64 // first sampled page
 	SampleStep uint64 // bytes from one to the next, counted along Free
+	IOBad      uint64 // those of Bad that came from a device
 
 	Image   Extent // code, data, stacks, info page
 	Mailbox Extent
 	Table   Extent // version table: 8 bytes per page of WS
+	IO      Extent // rings, buffers and tables of loads on devices
 	Arena   Region // RAM that fill, text and free memory lie in
 	Fill    Region // WS included
 	WS      Region
@@ -145,10 +147,11 @@ func ParseInfo(page []byte) (Info, error) {
 		Kinds: BadPages{Zero: u64(0x78), Stale: u64(0x80), Torn: u64(0x88), Other: u64(0x90), Table: u64(0x98)},
 		Back:  u64(0xa0), Dropped: u64(0xa8), Seed: u64(0xb0), Bytes: u64(0xb8), Rate: u64(0xc0),
 		Samples: u64(0xc8), SampleGPA: u64(0xd0), SampleStep: u64(0xd8),
+		IOBad: u64(0xf0),
 	}
 	extent := func(at int) Extent { return Extent{u64(at), u64(at + 8)} }
 	region := func(at int) Region { return Region{extent(at), extent(at + 16)} }
-	in.Image, in.Mailbox, in.Table = extent(0x100), extent(0x110), extent(0x120)
+	in.Image, in.Mailbox, in.Table, in.IO = extent(0x100), extent(0x110), extent(0x120), extent(0xe0)
 	in.Arena, in.Fill, in.WS = region(0x130), region(0x150), region(0x170)
 	in.Text, in.Free = region(0x190), region(0x1b0)
 	if err := in.check(); err != nil {
@@ -174,7 +177,7 @@ func (in *Info) check() error {
 		name    string
 		extents []Extent
 	}{
-		{"image", []Extent{in.Image}}, {"mailbox", []Extent{in.Mailbox}}, {"table", []Extent{in.Table}},
+		{"image", []Extent{in.Image}}, {"mailbox", []Extent{in.Mailbox}}, {"table", []Extent{in.Table}}, {"io", []Extent{in.IO}},
 		{"arena", in.Arena[:]}, {"fill", in.Fill[:]}, {"ws", in.WS[:]}, {"text", in.Text[:]}, {"free", in.Free[:]},
 	} {
 		for _, e := range r.extents {

@@ -16,6 +16,7 @@ const (
 	LineFilled                 // metronome filled ms=
 	LineBeat                   // metronome beat t_ms= ..
 	LineBad                    // metronome bad page= ..
+	LineIO                     // metronome io dev= ..
 	LineFault                  // metronome fault vector= ..
 	LineError                  // metronome error: ..
 )
@@ -25,7 +26,7 @@ var linePrefixes = []struct {
 	kind   LineKind
 }{
 	{"metronome filled ", LineFilled}, {"metronome beat ", LineBeat}, {"metronome bad ", LineBad},
-	{"metronome fault ", LineFault}, {"metronome error: ", LineError},
+	{"metronome io ", LineIO}, {"metronome fault ", LineFault}, {"metronome error: ", LineError},
 }
 
 // ErrLine: a line is not what the parser is for, or a field of it is missing or wrong.
@@ -81,9 +82,10 @@ func ParseBeat(line string) (Beat, error) {
 // Bad is one bad-page line.
 type Bad struct {
 	Page    uint64 // guest physical address
-	Index   uint64 // page number within fill and text
-	Version uint64 // that the page should have had
-	Kind    string // zero, stale, torn, other or table
+	Index   uint64 // page number within fill and text, or unit of the disk, or frame
+	Version uint64 // that the page should have had; the device's status of kind error
+	Kind    string // zero, stale, torn, other or table; of a device error, too
+	At      string // disk or net: it came from that device; empty: it is memory
 }
 
 // ParseBad reads a bad-page line.
@@ -92,18 +94,68 @@ func ParseBad(line string) (Bad, error) {
 	if err != nil {
 		return Bad{}, err
 	}
-	b := Bad{Kind: f["kind"]}
+	b := Bad{Kind: f["kind"], At: f["at"]}
 	err = errors.Join(f.number("page", &b.Page, true), f.number("index", &b.Index, true),
 		f.number("version", &b.Version, true))
 	switch b.Kind {
 	case "zero", "stale", "torn", "other", "table":
+	case "error":
+		if b.At == "" {
+			err = errors.Join(err, fmt.Errorf("%w: kind=error of memory", ErrLine))
+		}
 	default:
 		err = errors.Join(err, fmt.Errorf("%w: kind=%.40q", ErrLine, b.Kind))
+	}
+	switch b.At {
+	case "", "disk", "net":
+	default:
+		err = errors.Join(err, fmt.Errorf("%w: at=%.40q", ErrLine, b.At))
 	}
 	if err != nil {
 		return Bad{}, err
 	}
 	return b, nil
+}
+
+// IOLine is one line of a load on a device; there is one with each beat.
+type IOLine struct {
+	Dev     string // blk
+	Phase   string // fill, verify, run or broken
+	TMs     uint64 // milliseconds since "metronome up"
+	Ops     uint64 // requests answered in phase run
+	Bytes   uint64 // of them
+	OpsS    uint64 // a second, since the line before
+	BytesS  uint64
+	P50Us   uint64 // time from offering a request to seeing its answer, since the line before
+	P99Us   uint64
+	MaxUs   uint64 // the longest ever
+	Bad     uint64 // wrong blocks and errors so far; they are in the beat's bad, too
+	Reads   uint64
+	Writes  uint64
+	Flushes uint64
+	Flushed uint64 // writes 1..Flushed are stable
+}
+
+// ParseIO reads the line of a load. Fields that it does not know are ignored.
+func ParseIO(line string) (IOLine, error) {
+	f, err := parseFields(line, LineIO)
+	if err != nil {
+		return IOLine{}, err
+	}
+	l := IOLine{Dev: f["dev"], Phase: f["phase"]}
+	err = errors.Join(
+		f.number("t_ms", &l.TMs, true), f.number("ops", &l.Ops, true), f.number("bytes", &l.Bytes, true),
+		f.number("ops_s", &l.OpsS, true), f.number("bytes_s", &l.BytesS, true),
+		f.number("p50_us", &l.P50Us, true), f.number("p99_us", &l.P99Us, true), f.number("max_us", &l.MaxUs, true),
+		f.number("bad", &l.Bad, true), f.number("reads", &l.Reads, false), f.number("writes", &l.Writes, false),
+		f.number("flushes", &l.Flushes, false), f.number("flushed", &l.Flushed, false))
+	if l.Dev == "" || l.Phase == "" {
+		err = errors.Join(err, fmt.Errorf("%w: no dev or no phase in %.80q", ErrLine, line))
+	}
+	if err != nil {
+		return IOLine{}, err
+	}
+	return l, nil
 }
 
 // ParseFilled reads the line that follows filling: milliseconds since "metronome up".

@@ -28,6 +28,8 @@ type Options struct {
 	Sweep  uint64        // percent of the time that the sweeper may take, 0..90; 0 is no sweeper
 	Sample uint64        // never-touched pages that are read, and must be zero, once a sweep
 	Plant  []Plant       // faults that the guest puts into its own memory at the first beat
+
+	Blk BlkLoad // load on a disk; the zero value is none
 }
 
 // Plant names a fault that the guest makes itself, to show that it is seen.
@@ -103,6 +105,9 @@ func (o Options) String() string {
 		}
 		words = append(words, "plant="+strings.Join(list, ","))
 	}
+	if o.Blk.given() {
+		words = append(words, "io="+o.Blk.String())
+	}
 	return strings.Join(words, " ")
 }
 
@@ -121,6 +126,9 @@ func (o Options) Validate() error {
 	}
 	if o.Beat < 10*time.Millisecond || o.Beat > time.Hour || o.Beat%time.Millisecond != 0 {
 		return fmt.Errorf("metronome options: beat=%v: must be whole milliseconds, 10 ms to 1 h", o.Beat)
+	}
+	if err := o.Blk.validate(); err != nil {
+		return fmt.Errorf("metronome options: %w", err)
 	}
 	if err := o.Pattern.validate(); err != nil {
 		return fmt.Errorf("metronome options: %w", err)
@@ -161,6 +169,8 @@ func (o *Options) set(key, value string) (err error) {
 	case "pattern":
 		o.Pattern, err = ParsePattern(value)
 		return err
+	case "io":
+		return o.setIO(value)
 	case "plant":
 		o.Plant = nil
 		for p := range strings.SplitSeq(value, ",") {

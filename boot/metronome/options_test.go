@@ -53,6 +53,20 @@ func TestParseOptionsErrors(t *testing.T) {
 		"plant=zero":                 "needs a working set",
 		string(make([]byte, 1<<16)):  "at most 4095",
 		"pattern=zipf:0.99.1 fill=1": "pattern=",
+		"io=":                        "must be blk",
+		"io=disk":                    "must be blk",
+		"io=blk,":                    `"": must be blk`,
+		"io=blk,8":                   `"8": must be blk`,
+		"io=blk,6k":                  "power of two",
+		"io=blk,2k":                  "power of two",
+		"io=blk,2048k":               "power of two",
+		"io=blk,depth=0":             `"depth=0"`,
+		"io=blk,depth=129":           `"depth=129"`,
+		"io=blk,queues=9":            `"queues=9"`,
+		"io=blk,span=0":              `"span=0"`,
+		"io=blk,flush=":              `"flush="`,
+		"io=blk,erase":               `"erase"`,
+		"io=blk,4k=4k":               `"4k=4k"`,
 	} {
 		_, err := ParseOptions(line)
 		require.ErrorContains(t, err, want, "%.40q", line)
@@ -78,6 +92,32 @@ func patternGen() *rapid.Generator[Pattern] {
 	)
 }
 
+func blkGen() *rapid.Generator[BlkLoad] {
+	return rapid.Custom(func(t *rapid.T) BlkLoad {
+		b := BlkLoad{
+			KiB:        4 << rapid.IntRange(0, 8).Draw(t, "size"),
+			Mode:       rapid.SampledFrom([]BlkMode{BlkRead, BlkWrite, BlkMixed}).Draw(t, "mode"),
+			Sequential: rapid.Bool().Draw(t, "sequential"),
+			Prefill:    rapid.Bool().Draw(t, "prefill"),
+		}
+		for _, n := range blkNumbers {
+			*n.at(&b) = rapid.Uint64Range(n.min, n.max).Draw(t, n.name)
+		}
+		return b
+	})
+}
+
+func TestBlkLoadString(t *testing.T) {
+	o := Defaults()
+	o.Blk = DefaultBlk()
+	require.Equal(t, "io=blk,4k,depth=32,read", o.String())
+	o.Blk.Mode, o.Blk.Flush, o.Blk.Span, o.Blk.Sequential, o.Blk.Prefill = BlkMixed, 100, 1024, true, true
+	require.Equal(t, "io=blk,4k,depth=32,mixed,seq,span=1024,flush=100,prefill", o.String())
+	got, err := ParseOptions("io=blk,span=5 io=blk")
+	require.NoError(t, err)
+	require.Equal(t, DefaultBlk(), got.Blk, "the last one counts, whole")
+}
+
 // What String writes, ParseOptions reads back.
 func TestOptionsRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -93,6 +133,9 @@ func TestOptionsRoundTrip(t *testing.T) {
 		if list := rapid.SliceOfN(rapid.SampledFrom(plants), 0, 3).Draw(t, "plant"); len(list) > 0 {
 			o.Plant = list
 		}
+		if rapid.Bool().Draw(t, "blk") {
+			o.Blk = blkGen().Draw(t, "load")
+		}
 		got, err := ParseOptions(o.String())
 		require.NoError(t, err)
 		require.Equal(t, o, got)
@@ -101,6 +144,7 @@ func TestOptionsRoundTrip(t *testing.T) {
 
 func FuzzParseOptions(f *testing.F) {
 	f.Add("fill=1024 ws=512 rate=20000 pattern=zipf:0.99 plant=zero,torn")
+	f.Add("io=blk,256k,depth=8,mixed,seq,flush=100,span=128,queues=2,prefill")
 	f.Add("pattern=hotspot:90/10 beat=100 a.b=c")
 	f.Fuzz(func(t *testing.T, line string) {
 		o, err := ParseOptions(line)

@@ -22,6 +22,7 @@ type console struct {
 	line    []byte
 	beats   []metronome.Beat
 	bad     []metronome.Bad
+	loads   []metronome.IOLine
 	fatal   []string // lines with which a guest ends
 }
 
@@ -60,6 +61,12 @@ func (c *console) take(line string) {
 	case metronome.LineBad:
 		if b, err := metronome.ParseBad(line); err == nil {
 			c.bad = append(c.bad, b)
+			return
+		}
+		c.fatal = append(c.fatal, line)
+	case metronome.LineIO:
+		if l, err := metronome.ParseIO(line); err == nil {
+			c.loads = append(c.loads, l)
 			return
 		}
 		c.fatal = append(c.fatal, line)
@@ -115,6 +122,19 @@ func (c *console) badPages() []metronome.Bad {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return append([]metronome.Bad(nil), c.bad...)
+}
+
+// load waits for a line of the load on a device that is as wanted.
+func (c *console) load(ctx context.Context, dev string, want func(metronome.IOLine) bool) (l metronome.IOLine, err error) {
+	err = c.until(ctx, func() bool {
+		for i := len(c.loads) - 1; i >= 0; i-- {
+			if l = c.loads[i]; l.Dev == dev && want(l) {
+				return true
+			}
+		}
+		return false
+	})
+	return l, err
 }
 
 // readInfo reads the guest's info page, trying again while the guest is changing

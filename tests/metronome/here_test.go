@@ -62,6 +62,7 @@ func (c *copyHere) swept() metronome.Info {
 // route is how a move within this process goes. Members may be left out.
 type route struct {
 	o        migration.SendOptions
+	disks    map[string]string                       // the destination's
 	source   func(migration.Source) migration.Source // around the source's machine
 	dialed   func(c net.Conn, index int) net.Conn    // around the source's connections, 0 being control
 	accepted func(net.Conn) net.Conn                 // around the destination's
@@ -84,7 +85,7 @@ func (c *copyHere) move(r route) (*copyHere, *migration.Report, error) {
 	next := &copyHere{t: c.t, out: newConsole(nil)}
 	done := make(chan error, 1)
 	go func() {
-		build := vmm.BuildTarget(vmm.Incoming{Options: vmm.Options{Serial: next.out}}, func(m *vmm.Machine) { next.m = m })
+		build := vmm.BuildTarget(vmm.Incoming{Options: vmm.Options{Serial: next.out}, Disks: r.disks}, func(m *vmm.Machine) { next.m = m })
 		accept := migration.AcceptFrom(l)
 		_, _, err := migration.Receive(context.Background(), func(ctx context.Context) (net.Conn, error) {
 			conn, err := accept(ctx)

@@ -1,5 +1,5 @@
 /* The beat: the numbers of all vCPUs into the info page and onto the serial port. */
-#include "guest.h"
+#include "io.h"
 
 void info_begin(void)
 {
@@ -60,4 +60,5 @@ void beat(u64 now)
 	if (p->back)
 		line_number("back", p->back);
 	line_end();
+	disk_beat(now);
 }

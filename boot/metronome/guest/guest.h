@@ -11,6 +11,8 @@
 enum pattern { UNIFORM, SEQUENTIAL, HOTSPOT, ZIPF };
 enum { PLANT_ZERO = 1, PLANT_STALE = 2, PLANT_TORN = 4, PLANT_TABLE = 8, PLANT_FAULT = 16 };
 
+enum blk_mode { BLK_READ, BLK_WRITE, BLK_MIXED };
+
 /* The command line. */
 struct options {
 	u64 mem, fill, text, ws; /* MiB */
@@ -19,6 +21,11 @@ struct options {
 	u64 hot_share, hot_pages; /* hotspot:P/Q, percent */
 	u64 zipf_milli;           /* zipf:S in thousandths */
 	u64 plant;
+	struct {
+		u64 kib, depth, span, flush, queues; /* kib == 0: no such load */
+		u64 sequential, prefill;
+		enum blk_mode mode;
+	} blk;
 };
 extern struct options opt;
 
@@ -29,6 +36,7 @@ struct plan {
 	u64 seg_pages[2];
 	u64 fill, text, ws; /* pages */
 	u64 *table;
+	u8 *io; /* rings, buffers and tables of the loads on devices */
 };
 extern struct plan plan;
 extern struct info info_page;
@@ -68,6 +76,7 @@ u64 look(struct cpu *c);
 
 /* machine.c */
 void map_ram(void);
+int map_device(u64 gpa);
 void set_gates(void);
 void start_cpus(void);
 void cpu_started(void);
@@ -113,6 +122,7 @@ void bad_page(struct cpu *c, u64 index, u64 version);
 void bad_text(u64 index);
 void bad_table(u64 index, u64 version);
 void bad_sample(u64 index);
+void bad_io(u64 gpa, u64 index, u64 version, const char *kind, const char *where);
 void print_bad(void);
 
 /* pattern.c */

@@ -61,7 +61,9 @@ struct info {
 	u64 sample_count; /* 0x0c8 */
 	u64 sample_gpa;   /* 0x0d0 first sampled page, within free[0] */
 	u64 sample_step;  /* 0x0d8 bytes between samples, counted along free[0] then free[1] */
-	u64 reserved[4];  /* 0x0e0 zero */
+	struct extent io; /* 0x0e0 rings, buffers and tables of the loads on devices */
+	u64 io_bad;       /* 0x0f0 those of bad that are of a device */
+	u64 reserved;     /* 0x0f8 zero */
 	struct extent image;    /* 0x100 code, data, tables, stacks, this page */
 	struct extent mailbox;  /* 0x110 the guest never reads or writes it */
 	struct extent table;    /* 0x120 version table, 8 bytes per working-set page */

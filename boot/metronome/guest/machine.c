@@ -40,6 +40,21 @@ void map_ram(void)
 	map_large(LAPIC_GPA, 0xff); /* the same, uncached */
 }
 
+/* The 2 MiB around a device, uncached and open to CPL 3. Returns whether they are the
+ * device's to take: above the first GiB, whose pages are all mapped, and no RAM. */
+int map_device(u64 gpa)
+{
+	u64 entry;
+
+	if (gpa < 1UL << 30 || gpa >= (u64)MAX_GIB << 30)
+		return 0;
+	entry = page_directories[(gpa >> 21) - 512];
+	if (entry && !(entry & 0x10))
+		return 0;
+	map_large(gpa, 0xff);
+	return 1;
+}
+
 static void set_tss(u64 id)
 {
 	u64 *t = (u64 *)(tss + id * TSS_BYTES), *pattern = (u64 *)tss;

@@ -1,5 +1,5 @@
 /* Where things lie, from the PVH start info's memory map or, without one, mem=. */
-#include "guest.h"
+#include "io.h"
 
 struct plan plan;
 
@@ -104,6 +104,8 @@ static void too_little(const char *name, u64 need, u64 have)
 	give_up();
 }
 
+static u64 io_memory(void) { return disk_memory(); }
+
 static void publish(void)
 {
 	struct info *p = &info_page;
@@ -117,6 +119,7 @@ static void publish(void)
 	p->image = (struct extent){ IMAGE_GPA, MAILBOX_GPA - IMAGE_GPA };
 	p->mailbox = (struct extent){ MAILBOX_GPA, MAILBOX_PAGES * PAGE };
 	p->table = (struct extent){ plan.ws ? (u64)plan.table : 0, plan.ws * 8 };
+	p->io = (struct extent){ io_memory() ? (u64)plan.io : 0, io_memory() };
 	p->ram[0] = plan.seg[0];
 	p->ram[1] = plan.seg[1];
 	extents(p->fill, 0, plan.fill);
@@ -136,7 +139,7 @@ static void publish(void)
 void plan_memory(u64 start_info)
 {
 	struct start_info *si = early(start_info, "no PVH start info");
-	u64 table, need;
+	u64 table, io, need;
 
 	if (si->magic != START_MAGIC)
 		plain_error("EBX does not point to a PVH start info");
@@ -153,11 +156,14 @@ void plan_memory(u64 start_info)
 	plan.text = opt.text * MIB / PAGE;
 	/* Whole 2 MiB, so that huge pages of the host hold one kind of content. */
 	table = (plan.ws * 8 + 2 * MIB - 1) & ~(2 * MIB - 1);
-	need = table + (plan.fill + plan.text) * PAGE;
-	if (table > plan.seg[0].bytes || need > plan.seg[0].bytes + plan.seg[1].bytes)
-		too_little("fill+text+ws", need + ARENA_GPA,
+	io = (io_memory() + 2 * MIB - 1) & ~(2 * MIB - 1);
+	need = table + io + (plan.fill + plan.text) * PAGE;
+	if (table + io > plan.seg[0].bytes || need > plan.seg[0].bytes + plan.seg[1].bytes)
+		too_little("fill+text+ws+io", need + ARENA_GPA,
 			   plan.seg[0].bytes + plan.seg[1].bytes + ARENA_GPA);
 	plan.table = (u64 *)plan.seg[0].gpa;
+	plan.io = (u8 *)plan.table + table;
+	table += io;
 	plan.seg_pages[0] = (plan.seg[0].bytes - table) / PAGE;
 	plan.seg_pages[1] = plan.seg[1].bytes / PAGE;
 	plan.seg[0].gpa += table;

@@ -1,7 +1,7 @@
 /* The command line: key=value words. A word whose key holds a dot belongs to somebody
  * else (a VMM appends virtio_mmio.device=..) and is skipped; any other unknown key is
  * an error, so that a typing mistake is seen. ../options.go has the same rules. */
-#include "guest.h"
+#include "io.h"
 
 struct options opt = {
 	.bytes = 8, .vcpus = 1, .beat = 1000, .seed = 1, .sweep = 20, .sample = 16,
@@ -178,12 +178,74 @@ static int plant(struct word value)
 	return 1;
 }
 
+/* name=N within a load, with limits. Returns whether w is that; wrong is set if N is not. */
+static int part(struct word w, const char *name, u64 *to, u64 min, u64 max, int *wrong)
+{
+	int equals;
+	struct word key = cut(&w, '=', &equals);
+
+	if (!equals || !is(key, name))
+		return 0;
+	*wrong |= !digits(w, to) || *to < min || *to > max;
+	return 1;
+}
+
+/* 4k: a power of two up to 1024k. */
+static int block_size(struct word w, u64 *kib)
+{
+	if (w.n < 2 || w.p[--w.n] != 'k' || !digits(w, kib))
+		return 0;
+	return *kib >= 4 && *kib <= 1024 && (*kib & (*kib - 1)) == 0;
+}
+
+static int io_blk(struct word value)
+{
+	int comma, wrong = 0;
+
+	do {
+		struct word w = cut(&value, ',', &comma);
+
+		if (is(w, "read"))
+			opt.blk.mode = BLK_READ;
+		else if (is(w, "write"))
+			opt.blk.mode = BLK_WRITE;
+		else if (is(w, "mixed"))
+			opt.blk.mode = BLK_MIXED;
+		else if (is(w, "seq"))
+			opt.blk.sequential = 1;
+		else if (is(w, "random"))
+			opt.blk.sequential = 0;
+		else if (is(w, "prefill"))
+			opt.blk.prefill = 1;
+		else if (!part(w, "depth", &opt.blk.depth, 1, 128, &wrong) &&
+			 !part(w, "span", &opt.blk.span, 1, 65536, &wrong) &&
+			 !part(w, "flush", &opt.blk.flush, 0, 1000000000, &wrong) &&
+			 !part(w, "queues", &opt.blk.queues, 1, 8, &wrong) && !block_size(w, &opt.blk.kib))
+			return 0;
+	} while (comma && !wrong);
+	return !wrong;
+}
+
+static int io(struct word value)
+{
+	int comma;
+	struct word dev = cut(&value, ',', &comma);
+
+	if (is(dev, "blk")) {
+		opt.blk = (__typeof__(opt.blk)){ .kib = 4, .depth = 32, .span = 64, .queues = 1 };
+		return !comma || io_blk(value);
+	}
+	return 0;
+}
+
 static void option(struct word value)
 {
 	int equals, dot;
 	struct word key = cut(&value, '=', &equals), rest = key;
 
 	cut(&rest, '.', &dot);
+	if (is(key, "virtio_mmio.device"))
+		virtio_word(value.p, value.n);
 	if (dot || number_option(key, value))
 		return;
 	if (is(key, "pattern")) {
@@ -192,6 +254,9 @@ static void option(struct word value)
 	} else if (is(key, "plant")) {
 		if (!plant(value))
 			fail(key, value, "must be a list of zero, stale, torn, table, fault");
+	} else if (is(key, "io")) {
+		if (!io(value))
+			fail(key, value, "must be blk[,4k][,depth=N][,read|write|mixed][,seq|random][,flush=N][,span=MiB][,queues=N][,prefill]");
 	} else {
 		fail(key, value, "unknown option");
 	}

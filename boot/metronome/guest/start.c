@@ -1,5 +1,5 @@
 /* From the first instruction at CPL 3 to the endless loop. */
-#include "guest.h"
+#include "io.h"
 
 u64 tsc_per_ms;
 volatile u32 running;
@@ -72,6 +72,7 @@ static void first_cpu(u64 start_info)
 	map_ram();
 	calibrate();
 	pattern_init();
+	disk_init(plan.io);
 	info_begin();
 	info_page.tsc_khz = tsc_per_ms;
 	info_page.state = STATE_FILLING;

@@ -5,7 +5,7 @@
 #define PENDING 64
 
 static const char *const kind_names[KINDS] = { "zero", "stale", "torn", "other", "table" };
-static struct { u64 gpa, index, version; int kind; } pending[PENDING];
+static struct { u64 gpa, index, version; const char *kind, *where; } pending[PENDING];
 static u32 pending_count, lock;
 static u64 printed;
 
@@ -18,7 +18,7 @@ static void take(void)
 static void release(void) { __atomic_store_n(&lock, 0, __ATOMIC_RELEASE); }
 
 /* Any vCPU. The line itself is printed by vCPU 0. */
-static void report(u64 gpa, u64 index, u64 version, int kind)
+static void report_at(u64 gpa, u64 index, u64 version, int kind, const char *name, const char *where)
 {
 	__atomic_fetch_add(&info_page.bad_kind[kind], 1, __ATOMIC_RELAXED);
 	__atomic_fetch_add(&info_page.bad, 1, __ATOMIC_RELAXED);
@@ -27,9 +27,27 @@ static void report(u64 gpa, u64 index, u64 version, int kind)
 		pending[pending_count].gpa = gpa;
 		pending[pending_count].index = index;
 		pending[pending_count].version = version;
-		pending[pending_count++].kind = kind;
+		pending[pending_count].where = where;
+		pending[pending_count++].kind = name;
 	}
 	release();
+}
+
+static void report(u64 gpa, u64 index, u64 version, int kind)
+{
+	report_at(gpa, index, version, kind, kind_names[kind], 0);
+}
+
+/* What came wrong from a device: index counts units of a disk or frames. */
+void bad_io(u64 gpa, u64 index, u64 version, const char *kind, const char *where)
+{
+	int k = KIND_TORN;
+
+	/* An error of the device has no kind of its own in the info page. */
+	while (k >= 0 && kind_names[k][0] != kind[0])
+		k--;
+	__atomic_fetch_add(&info_page.io_bad, 1, __ATOMIC_RELAXED);
+	report_at(gpa, index, version, k < 0 ? KIND_OTHER : k, kind, where);
 }
 
 void print_bad(void)
@@ -44,7 +62,11 @@ void print_bad(void)
 		line_number("index", pending[i].index);
 		line_number("version", pending[i].version);
 		line_text(" kind=");
-		line_text(kind_names[pending[i].kind]);
+		line_text(pending[i].kind);
+		if (pending[i].where) {
+			line_text(" at=");
+			line_text(pending[i].where);
+		}
 		line_end();
 	}
 	pending_count = 0;

@@ -1,6 +1,6 @@
 /* Filling, and the endless loop: write or read when it is due, sweep within a bounded
  * share of the time, print a byte now and then, always with an eye on the TSC. */
-#include "guest.h"
+#include "io.h"
 
 /* After a pause at most this much time is made up for. It is enough for the host's
  * ordinary preemption, and little against a migration's round. */
@@ -128,6 +128,9 @@ void work(struct cpu *c)
 	u64 before, now = look(c), byte_at = now;
 	u64 beat_every = opt.beat * tsc_per_ms, next_beat = now + beat_every;
 	int busy = c->ws.to > c->ws.from;
+	/* The last vCPU has the devices: vCPU 0 prints, and where there are two it should
+	 * not do both. */
+	int io = c->id == opt.vcpus - 1;
 
 	c->due = now;
 	for (;;) {
@@ -142,6 +145,8 @@ void work(struct cpu *c)
 			if (opt.rate)
 				schedule(c, now);
 		}
+		if (io)
+			worked |= disk_step(c);
 		if (c->id == 0) {
 			if ((s64)(now - byte_at) >= 0) {
 				serial_step(now);
