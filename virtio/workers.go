@@ -14,8 +14,8 @@ import (
 //	   │ Pause                Resume
 //	   └──────> parked ───────────────> serving
 //
-// Workers sleep in the runtime's poller and are plain goroutines: their system
-// calls on files hold a thread only while they last.
+// Workers are plain goroutines. Those of Start sleep in the runtime's poller:
+// their system calls on files hold a thread only while they last.
 type Workers struct {
 	mu     sync.Mutex
 	cond   sync.Cond // L is &mu; set by Start
@@ -28,24 +28,50 @@ type Workers struct {
 	yield atomic.Bool // paused or stop, for serve to look at between chains
 }
 
+// Task is what a worker does, all of it on one goroutine.
+type Task interface {
+	// Serve is called after each Wait, and once after each Resume. It returns
+	// when there is nothing to do, or when Yield says so.
+	Serve()
+	// Wait returns after a signal of the worker's Kick, at the latest. On an error
+	// the worker ends.
+	Wait() error
+	// Park is called before the worker parks or ends. Whatever Serve holds between
+	// two calls, it gives back here. It does not call the Workers.
+	Park()
+}
+
+// kickTask is a Task that only kicks wake and that holds nothing.
+type kickTask struct {
+	kick  *Kick
+	serve func()
+}
+
+func (t kickTask) Serve()      { t.serve() }
+func (t kickTask) Wait() error { return t.kick.Wait() }
+func (t kickTask) Park()       {}
+
 // Start adds a worker. It calls serve after each kick, and once after each
 // Resume. serve returns when its queue is empty, or when Yield says so. After
 // Pause the worker starts parked.
-func (w *Workers) Start(k *Kick, serve func()) {
+func (w *Workers) Start(k *Kick, serve func()) { w.StartTask(k, kickTask{k, serve}) }
+
+// StartTask is Start for a worker that waits in a way of its own.
+func (w *Workers) StartTask(k *Kick, t Task) {
 	w.mu.Lock()
 	w.cond.L = &w.mu
 	w.live = append(w.live, k)
 	w.mu.Unlock()
 	w.done.Add(1)
-	go w.run(k, serve)
+	go w.run(t)
 }
 
-func (w *Workers) run(k *Kick, serve func()) {
+func (w *Workers) run(t Task) {
 	defer w.done.Done()
-	for w.admit() {
-		serve()
-		if !w.yield.Load() && k.Wait() != nil {
-			w.retire()
+	for w.admit(t) {
+		t.Serve()
+		if !w.yield.Load() && t.Wait() != nil {
+			w.retire(t)
 			return
 		}
 	}
@@ -53,17 +79,21 @@ func (w *Workers) run(k *Kick, serve func()) {
 
 // retire ends a worker whose eventfd is gone: nobody can kick it any more. It
 // counts as parked, so that Pause does not wait for it.
-func (w *Workers) retire() {
+func (w *Workers) retire(t Task) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	t.Park()
 	w.parked++
 	w.cond.Broadcast()
 }
 
 // admit parks while paused and reports whether to serve.
-func (w *Workers) admit() bool {
+func (w *Workers) admit(t Task) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.paused || w.stop {
+		t.Park()
+	}
 	if w.paused && !w.stop {
 		w.parked++
 		w.cond.Broadcast()

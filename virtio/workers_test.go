@@ -137,3 +137,61 @@ func TestKickAfterResume(t *testing.T) {
 // lostKick is when the test gives a kick up for lost: never waited for when all
 // is well.
 const lostKick = 60_000_000_000
+
+// holder is a Task that holds something between two calls of Serve.
+type holder struct {
+	kick  *Kick
+	holds atomic.Bool
+	parks atomic.Int64
+}
+
+func (h *holder) Serve() { h.holds.Store(true) }
+
+func (h *holder) Wait() error {
+	_, err := h.kick.Await(-1, 0)
+	return err
+}
+
+func (h *holder) Park() {
+	h.holds.Store(false)
+	h.parks.Add(1)
+}
+
+// TestTaskParks: nothing is held during a pause and after the end, whether the
+// worker slept or was about to.
+func TestTaskParks(t *testing.T) {
+	var w Workers
+	h := &holder{kick: newKick(t)}
+	w.StartTask(h.kick, h)
+	for range 200 {
+		w.Pause()
+		require.False(t, h.holds.Load())
+		w.Resume()
+		require.Eventually(t, h.holds.Load, lostKick, 10_000)
+		require.NoError(t, h.kick.Signal())
+	}
+	w.Stop()
+	require.False(t, h.holds.Load())
+	require.GreaterOrEqual(t, h.parks.Load(), int64(201))
+}
+
+// TestAwaitTwoSources: a kick and a second descriptor wake alike; only the kick is
+// taken.
+func TestAwaitTwoSources(t *testing.T) {
+	k, other := newKick(t), newKick(t)
+	require.NoError(t, k.Signal())
+	kicked, err := k.Await(other.Fd(), 1)
+	require.NoError(t, err)
+	require.True(t, kicked)
+	require.NoError(t, other.Signal())
+	for range 2 {
+		kicked, err = k.Await(other.Fd(), 1)
+		require.NoError(t, err)
+		require.False(t, kicked)
+	}
+	require.NoError(t, k.Signal())
+	kicked, err = k.Await(-1, 0)
+	require.NoError(t, err)
+	require.True(t, kicked)
+	require.Zero(t, testing.AllocsPerRun(100, func() { _, _ = k.Await(other.Fd(), 1) }))
+}
