@@ -1,0 +1,181 @@
+package qcow2
+
+import "sync/atomic"
+
+// The order in which metadata reaches the file. An arrow means that the left is
+// stable before the right is written, so that whatever a crash leaves refers
+// only to what is counted, and to data that is there:
+//
+//	data ───────────────────────┐
+//	refcount blocks ──> refcount table ──> L2 tables ──> L1 table ──> counts that go down
+//
+// Clusters that are counted and not referred to are all that a crash can leave.
+
+// reclaimBytes is how much may wait to be free before somebody waits for it.
+const reclaimBytes = 256 << 20
+
+// Flush returns once all completed writes are stable.
+func (m *Image) Flush() error {
+	if !m.dirty.Load() {
+		if err := m.host.Flush(); err != nil {
+			return err
+		}
+		return m.reclaim()
+	}
+	m.mu.Lock()
+	err := m.writeMetadata()
+	m.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return m.reclaim()
+}
+
+// settle does after a change what the cache mode asks for. The caller is no
+// longer in flight.
+func (m *Image) settle() error {
+	if !m.mustSettle() {
+		return nil
+	}
+	return m.Flush()
+}
+
+// mustSettle takes no lock: every write asks.
+func (m *Image) mustSettle() bool {
+	return m.o.WriteThrough && m.dirty.Load() || atomic.LoadInt64(&m.freed) > m.reclaimAt.Load()
+}
+
+// writeMetadata writes all tables in order and makes them stable. It needs mu.
+// What fails stays dirty.
+func (m *Image) writeMetadata() error {
+	if err := m.writeBlocks(); err != nil {
+		return err
+	}
+	if err := m.host.Flush(); err != nil {
+		return err
+	}
+	if m.refs.tableDirty.is() {
+		if err := m.writeWords(m.refs.table, int64(m.h.Load().RefcountOffset), m.refs.tableDirty); err != nil {
+			return err
+		}
+		if err := m.host.Flush(); err != nil {
+			return err
+		}
+		m.refs.tableDirty = dirtyRange{}
+	}
+	if m.dirty.Load() {
+		if err := m.writeMaps(); err != nil {
+			return err
+		}
+	}
+	m.flushed = append(m.flushed, m.frees...)
+	m.frees = nil
+	m.dirty.Store(false)
+	return nil
+}
+
+// writeMaps writes the L2 tables and then the L1 table.
+func (m *Image) writeMaps() error {
+	for _, t := range m.l2.items {
+		if t.changed.is() {
+			if err := m.writeWords(t.entries, t.off, t.changed); err != nil {
+				return err
+			}
+		}
+	}
+	if err := m.host.Flush(); err != nil {
+		return err
+	}
+	for _, t := range m.l2.items {
+		t.changed = dirtyRange{}
+	}
+	if m.l1Dirty.is() {
+		if err := m.writeWords(m.l1, int64(m.h.Load().L1Offset), m.l1Dirty); err != nil {
+			return err
+		}
+		if err := m.host.Flush(); err != nil {
+			return err
+		}
+		m.l1Dirty = dirtyRange{}
+	}
+	return nil
+}
+
+func (m *Image) writeBlocks() error {
+	for _, b := range m.refs.blocks.items {
+		if err := m.writeBlock(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Image) writeBlock(b *block) error {
+	if !b.changed.is() {
+		return nil
+	}
+	from, to := b.changed.from&^(sector-1), (b.changed.to+sector-1)&^(sector-1)
+	if err := writeAt(m.host, b.b[from:to], b.off+int64(from)); err != nil {
+		return err
+	}
+	b.changed = dirtyRange{}
+	return nil
+}
+
+// reclaim counts off what the file no longer refers to, and frees its storage.
+// Requests that began before may still use it, so they must end first. The
+// caller is not in flight.
+func (m *Image) reclaim() error {
+	m.mu.Lock()
+	ready := m.flushed
+	m.flushed = nil
+	m.mu.Unlock()
+	if len(ready) == 0 {
+		return nil
+	}
+	m.inflight.Lock()
+	m.inflight.Unlock() //nolint:staticcheck // an empty critical section is the point: all earlier requests have ended
+
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, r := range ready {
+		atomic.AddInt64(&m.freed, -r.count)
+	}
+	for _, r := range ready {
+		if err := m.countOff(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// countOff lowers the counts of a run and punches out what became free.
+func (m *Image) countOff(r run) error {
+	hole := run{}
+	punch := func() error {
+		if hole.count == 0 {
+			return nil
+		}
+		m.refs.hint = min(m.refs.hint, hole.first)
+		err := m.host.Punch(hole.first<<m.g.bits, hole.count<<m.g.bits)
+		hole.count = 0
+		return err
+	}
+	for c := r.first; c < r.first+r.count; c++ {
+		left, err := m.count(c, -1)
+		if err != nil {
+			return err
+		}
+		if left != 0 {
+			if err := punch(); err != nil {
+				return err
+			}
+			continue
+		}
+		if hole.count == 0 {
+			hole.first = c
+		}
+		hole.count++
+	}
+	return punch()
+}
