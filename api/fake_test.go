@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -24,6 +25,8 @@ type fakeVM struct {
 	mu    sync.Mutex
 	state vmm.State
 	moved bool
+
+	balloon *vmm.BalloonInfo // nil: none
 }
 
 func (f *fakeVM) State() vmm.State {
@@ -44,7 +47,33 @@ func (f *fakeVM) hasMoved() bool {
 	return f.moved
 }
 
-func (f *fakeVM) Info() (vmm.Info, error)     { return vmm.Info{ID: "fake", VCPUs: 3}, nil }
+func (f *fakeVM) Info() (vmm.Info, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return vmm.Info{ID: "fake", VCPUs: 3, Balloon: f.balloon}, nil
+}
+
+func (f *fakeVM) SetBalloon(mib int) error {
+	return f.inBalloon(mib, func(b *vmm.BalloonInfo) { b.TargetMiB = mib })
+}
+
+func (f *fakeVM) SetBalloonInterval(s int) error {
+	return f.inBalloon(s, func(b *vmm.BalloonInfo) { b.StatsIntervalS = s })
+}
+
+func (f *fakeVM) inBalloon(n int, change func(*vmm.BalloonInfo)) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.balloon == nil:
+		return vmm.ErrNoBalloon
+	case n > 1000:
+		return fmt.Errorf("%w: %d", vmm.ErrConfig, n)
+	}
+	change(f.balloon)
+	return nil
+}
+
 func (f *fakeVM) Pause(context.Context) error { f.set(vmm.StatePaused); return nil }
 func (f *fakeVM) Resume() error               { f.set(vmm.StateRunning); return nil }
 func (f *fakeVM) Stop()                       { f.set(vmm.StateEnded) }

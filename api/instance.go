@@ -28,6 +28,9 @@ type Machine interface {
 	Pause(ctx context.Context) error
 	Resume() error
 	Stop()
+	// SetBalloon and SetBalloonInterval are in MiB and in seconds.
+	SetBalloon(mib int) error
+	SetBalloonInterval(seconds int) error
 	// Source gives the engine's view; each migration takes a new one.
 	Source() migration.Source
 	// MigratedTo ends a machine whose guest runs elsewhere.

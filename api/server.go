@@ -13,6 +13,7 @@ import (
 
 	"godwit/migration"
 	"godwit/migration/policy"
+	"godwit/vmm"
 )
 
 const (
@@ -127,6 +128,10 @@ func (s *Server) routes() http.Handler {
 	on("GET /vm/info", func(*http.Request) (any, error) { return s.inst.Info() })
 	on("PATCH /vm", s.patchVM)
 	on("PUT /actions", s.putActions)
+	on("GET /balloon", func(*http.Request) (any, error) { return s.inst.Balloon() })
+	on("PATCH /balloon", s.patchBalloon)
+	on("GET /balloon/statistics", func(*http.Request) (any, error) { return s.inst.BalloonStatistics() })
+	on("PATCH /balloon/statistics", s.patchBalloonStatistics)
 	on("PATCH /migration", s.patchMigration)
 	on("DELETE /migration", func(r *http.Request) (any, error) { return nil, s.inst.CancelMigration(r.Context()) })
 	mux.HandleFunc("GET /migration", s.getMigration)
@@ -264,12 +269,12 @@ func answer(w http.ResponseWriter, v any, err error) {
 }
 
 func statusOf(err error) int {
-	for _, e := range []error{errRequest, ErrAddress, ErrTLS, migration.ErrOptions, policy.ErrBadPolicy} {
+	for _, e := range []error{errRequest, ErrAddress, ErrTLS, vmm.ErrConfig, migration.ErrOptions, policy.ErrBadPolicy} {
 		if errors.Is(err, e) {
 			return http.StatusBadRequest
 		}
 	}
-	if errors.Is(err, errNotFound) || errors.Is(err, ErrNoMigration) {
+	if errors.Is(err, errNotFound) || errors.Is(err, ErrNoMigration) || errors.Is(err, vmm.ErrNoBalloon) {
 		return http.StatusNotFound
 	}
 	// What is left is right in itself and refused by the machine's state.

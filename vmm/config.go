@@ -31,6 +31,7 @@ type Config struct {
 	ID         string        `json:"id"`
 	BootSource BootSource    `json:"boot-source"`
 	Drives     []Drive       `json:"drives,omitempty"`
+	Balloon    *Balloon      `json:"balloon,omitempty"`
 	Entropy    *Entropy      `json:"entropy,omitempty"`
 	Machine    MachineConfig `json:"machine-config"`
 }
@@ -166,6 +167,9 @@ func (c Config) validate(incoming bool) error {
 			return bad("drive %q: %d queues; give 1 to 16", d.ID, d.Queues)
 		}
 		seen[d.ID] = true
+	}
+	if err := c.Balloon.validate(m.MemSizeMiB); err != nil {
+		return err
 	}
 	if err := c.Entropy.validate(); err != nil {
 		return err

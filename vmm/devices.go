@@ -78,6 +78,11 @@ func (m *Machine) createParts(a assembly) error {
 			return err
 		}
 	}
+	if b := m.cfg.Balloon; b != nil {
+		if err := m.add(newBalloon(*b, m.mem.Memory)); err != nil {
+			return err
+		}
+	}
 	if e := m.cfg.Entropy; e != nil {
 		if err := m.add(newEntropy(*e)); err != nil {
 			return err

@@ -22,6 +22,7 @@ type Info struct {
 	Serial        SerialInfo  `json:"serial"`
 	Drives        []DriveInfo `json:"drives"`
 	// Nil where the machine has no such device.
+	Balloon *BalloonInfo `json:"balloon,omitempty"`
 	Entropy *EntropyInfo `json:"entropy,omitempty"`
 }
 

@@ -138,7 +138,7 @@ Exit codes: 0 done, 1 failed, 2 bad usage, 3 guest fault.`,
 		id, title string
 		commands  []*cobra.Command
 	}{
-		{"machine", "Run a machine:", []*cobra.Command{newRun(), newInfo(), newPause(), newResume(), newStop()}},
+		{"machine", "Run a machine:", []*cobra.Command{newRun(), newInfo(), newPause(), newResume(), newStop(), newBalloon()}},
 		{"move", "Move it:", []*cobra.Command{newReceive(), newMigrate(), newMigration()}},
 		{"host", "Try it on this host:", []*cobra.Command{newDemo(), newDoctor(), newLab()}},
 	} {

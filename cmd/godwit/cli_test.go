@@ -104,6 +104,8 @@ func TestExitCodesAndMessages(t *testing.T) {
 		{"info --api-sock " + absent, 1, "connect to"},
 		{"migration", 2, "status, cancel or set"},
 		{"migration set speed=3 --name a", 2, "no setting"},
+		{"balloon set lots --name a", 2, "write for example 512M"},
+		{"run --guest metronome --balloon size=1G", 2, "balloon of 1024 MiB in a machine of 512 MiB"},
 		{"demo --linux", 2, "--kernel FILE"},
 		{"demo --disk path=x", 2, "--linux"},
 		{"lab", 2, "which command"},

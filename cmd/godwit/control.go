@@ -103,6 +103,9 @@ func infoText(info api.Info) string {
 		}
 		line("disk "+d.ID, "%s, %d MiB%s", d.Path, d.SizeBytes>>20, access)
 	}
+	if v := info.Balloon; v != nil {
+		line("balloon", "%d MiB of %d asked for, %d MiB given back in all", v.ActualMiB, v.TargetMiB, v.Stats.DiscardedBytes>>20)
+	}
 	if e := info.Entropy; e != nil {
 		line("rng", "%d bytes in %d requests, %d of them waited for the rate limit", e.Stats.Bytes, e.Stats.Requests, e.Stats.Waits)
 	}

@@ -22,6 +22,7 @@ type machineFlags struct {
 	memory                                                                     memoryValue
 	cpus                                                                       int
 	disks                                                                      drivesValue
+	balloon                                                                    balloonValue
 	entropy                                                                    entropyValue
 }
 
@@ -33,6 +34,7 @@ func (m *machineFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&m.appendArgs, "append", "", "add `TEXT` to the default kernel command line, as in --append 'loglevel=7'")
 	f.StringVar(&m.cmdline, "cmdline", "", "replace the default kernel command line with `TEXT`, as in --cmdline 'console=ttyS0 root=/dev/vda'")
 	f.Var(&m.disks, "disk", "attach a disk; may be repeated; the first is root (/dev/vda), as in --disk path=root.img,id=root,readonly")
+	f.Var(&m.balloon, "balloon", "give the machine a balloon (virtio-balloon), by which the guest gives memory back: of this size now, told to give way before the guest kills processes, with figures of the guest's memory, free pages given back by themselves, or told to a migration; as in --balloon size=256M,deflate-on-oom,stats=5s,reporting,hinting")
 	f.Var(&m.entropy, "rng", "give the guest random numbers (virtio-rng), a number of bytes a second or without limit, as in --rng rate=64K,burst=1M or --rng unlimited")
 	f.Var(&m.memory, "memory", "guest memory, as in --memory 2G (default 512M)")
 	f.IntVar(&m.cpus, "cpus", 0, "number `N` of vCPUs, as in --cpus 4 (default 1)")
@@ -72,6 +74,7 @@ func (m *machineFlags) build(f *pflag.FlagSet) (vmm.Config, error) {
 	set(f, "memory-backing", &cfg.Machine.MemoryBacking, m.backing)
 	set(f, "tracker", &cfg.Machine.Tracker, m.tracker)
 	set(f, "disk", &cfg.Drives, []vmm.Drive(m.disks))
+	set(f, "balloon", &cfg.Balloon, m.balloon.spec)
 	set(f, "rng", &cfg.Entropy, m.entropy.spec)
 	if f.Changed("cpus") && m.cpus < 1 {
 		return cfg, usage("%d vCPUs; give at least 1, as in --cpus 2", m.cpus)

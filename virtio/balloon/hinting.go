@@ -31,12 +31,17 @@ const (
 type hinting struct {
 	command atomic.Uint32 // what the driver reads
 
-	mu    sync.Mutex
-	last  uint32 // the latest session
-	phase hintPhase
+	mu      sync.Mutex
+	last    uint32 // the latest session's id
+	phase   hintPhase
+	session *session // nil in idle
+}
+
+// session is one call of FreePages.
+type session struct {
 	found func([]guestmem.Extent)
 	told  chan struct{} // closed when the driver has told all it knows
-	gone  chan struct{} // closed by a reset
+	gone  chan struct{} // closed by a reset, which has ended the session then
 }
 
 type hintPhase int
@@ -70,23 +75,22 @@ func (d *Device) FreePages(ctx context.Context, found func([]guestmem.Extent)) e
 		return err
 	}
 	h := &d.hint
-	told, gone, err := h.begin(found)
+	s, err := h.begin(found)
 	if err != nil {
 		return fmt.Errorf("virtio-balloon: %w", err)
 	}
 	d.configChanged()
-	defer func() {
-		h.end()
-		d.configChanged()
-	}()
 	select {
-	case <-told:
-		return nil
-	case <-gone:
+	case <-s.told:
+	case <-s.gone:
 		return fmt.Errorf("virtio-balloon: %w", errReset)
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		err = context.Cause(ctx)
 	}
+	if h.end(s) {
+		d.configChanged()
+	}
+	return err
 }
 
 // CanHint says why there is nobody to ask.
@@ -103,35 +107,54 @@ func (d *Device) CanHint() error {
 }
 
 // begin opens a session with an id that no earlier one had.
-func (h *hinting) begin(found func([]guestmem.Extent)) (told, gone chan struct{}, err error) {
+func (h *hinting) begin(found func([]guestmem.Extent)) (*session, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.phase != hintIdle {
-		return nil, nil, errHintBusy
+	if h.session != nil {
+		return nil, errHintBusy
 	}
 	h.last = max(h.last+1, cmdFirst) // wraps to the first
-	h.phase, h.found = hintRequested, found
-	h.told, h.gone = make(chan struct{}), make(chan struct{})
+	h.phase = hintRequested
+	h.session = &session{found: found, told: make(chan struct{}), gone: make(chan struct{})}
 	h.command.Store(h.last)
-	return h.told, h.gone, nil
+	return h.session, nil
 }
 
-// end closes the session. Nobody is in found when it returns.
-func (h *hinting) end() {
+// read gives the latest session, and the command that the driver reads.
+func (h *hinting) read() (last, command uint32) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.phase, h.found = hintIdle, nil
+	return h.last, h.command.Load()
+}
+
+// set is for a device that comes from elsewhere.
+func (h *hinting) set(last, command uint32) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.last = last
+	h.command.Store(command)
+}
+
+// end closes the session, unless a reset has. Nobody is in found when it returns.
+func (h *hinting) end(s *session) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.session != s {
+		return false
+	}
+	h.phase, h.session = hintIdle, nil
 	h.command.Store(cmdDone)
+	return true
 }
 
 // abandon is a reset: a new driver reads that there is no session.
 func (h *hinting) abandon() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.phase != hintIdle && h.gone != nil {
-		close(h.gone)
-		h.gone, h.phase = nil, hintTold
+	if h.session != nil {
+		close(h.session.gone)
 	}
+	h.phase, h.session = hintIdle, nil
 	h.command.Store(cmdStop)
 }
 
@@ -144,7 +167,7 @@ func (h *hinting) says(id uint32) {
 		h.phase = hintHinting
 	case h.phase == hintHinting && id != h.last:
 		h.phase = hintTold
-		close(h.told)
+		close(h.session.told)
 	}
 }
 
@@ -155,7 +178,7 @@ func (h *hinting) take(extents []guestmem.Extent) bool {
 	if h.phase != hintHinting {
 		return false
 	}
-	h.found(extents)
+	h.session.found(extents)
 	return true
 }
 

@@ -41,6 +41,7 @@ func fresh(t testing.TB, g *guest) *mmio.Transport {
 func TestRestoreRefuses(t *testing.T) {
 	type fields struct {
 		target, actual, poison, interval, session, command uint32
+		tell                                               byte
 		roles                                              [5]byte
 	}
 	good := fields{target: 10, interval: 5, session: 1 << 31, command: 1, roles: [5]byte{1, 2, 3, 0, 5}}
@@ -49,6 +50,7 @@ func TestRestoreRefuses(t *testing.T) {
 		for _, v := range []uint32{f.target, f.actual, f.poison, f.interval, f.session, f.command} {
 			e.U32(v)
 		}
+		e.U8(f.tell)
 		e.Raw(f.roles[:])
 		dev, err := balloon.New(balloon.Config{Memory: drivertest.Memory(t, memSize), StatsInterval: time.Second})
 		require.NoError(t, err)
@@ -60,7 +62,7 @@ func TestRestoreRefuses(t *testing.T) {
 		"give both statistics or none":     func(f *fields) { f.interval = 0 },
 		"bad interval":                     func(f *fields) { f.interval = 3601 },
 		"hinting session 0x5":              func(f *fields) { f.session = 5 },
-		"with command 0x80000001":          func(f *fields) { f.command = 1<<31 + 1 },
+		"with command 0x80000000":          func(f *fields) { f.command = 1 << 31 },
 		"queues [0 1 1 -1 4] cannot be":    func(f *fields) { f.roles[2] = 2 },
 		"queues [0 1 2 -1 5] cannot be":    func(f *fields) { f.roles[4] = 6 },
 		"queues [0 1 2 -1 -2] cannot be":   func(f *fields) { f.roles[4] = 255 },
