@@ -27,7 +27,9 @@ type raw struct {
 	partial sync.RWMutex
 
 	// What the file system said it cannot do, so as to ask only once.
-	noPunch, noZeroRange, noDiscard atomic.Bool
+	noPunch, noZeroRange, noDiscard, noNowait atomic.Bool
+
+	pace pace // of writes into the page cache
 }
 
 var _ File = (*raw)(nil)

@@ -7,12 +7,10 @@ import (
 	"sync/atomic"
 
 	"godwit/virtio"
-	"godwit/virtio/queue"
 )
 
 // Backend is the disk behind the device. Offsets and lengths are bytes and
-// multiples of 512, always inside Size. Workers of several queues call it at
-// once. The bufs are guest memory, which the guest may change meanwhile, and are
+// multiples of 512, always inside Size. It is called by many goroutines at once. The bufs are guest memory, which the guest may change meanwhile, and are
 // not kept.
 type Backend interface {
 	// Preadv and Pwritev move all of bufs or fail.
@@ -33,6 +31,15 @@ type Backend interface {
 	ReadOnly() bool
 	// WriteCache says that a completed write needs Flush to be stable.
 	WriteCache() bool
+}
+
+// Trier is a Backend that knows beforehand what would wait for storage. Its
+// methods do the whole of a Preadv or Pwritev and report true, or report false
+// when that would wait; any part may have been done then, and the caller asks
+// again with Preadv or Pwritev.
+type Trier interface {
+	TryPreadv(bufs [][]byte, off int64) (done bool, err error)
+	TryPwritev(bufs [][]byte, off int64) (done bool, err error)
 }
 
 const (
@@ -56,17 +63,23 @@ type Config struct {
 	Queues int
 	// QueueSize is a power of two from 4 to 1024, or 0 for DefaultQueueSize.
 	QueueSize uint16
+	// InFlight bounds the requests, of all queues together, that wait for the
+	// backend at a time: 1 to MaxInFlight; 0 means DefaultInFlight.
+	InFlight int
 }
 
 // Device is one virtio-blk device.
 type Device struct {
-	backend Backend
-	serial  [idSize]byte
-	queues  int
-	qsize   uint16
+	backend  Backend
+	try      Trier // the backend, or nil if it is none
+	serial   [idSize]byte
+	queues   int
+	qsize    uint16
+	inFlight int
 
 	writeback atomic.Bool // the configuration field of that name
 	workers   virtio.Workers
+	pool      *pool // while activated
 	stats     counters
 
 	errMu   sync.Mutex
@@ -83,6 +96,9 @@ func New(cfg Config) (*Device, error) {
 	if cfg.QueueSize == 0 {
 		cfg.QueueSize = DefaultQueueSize
 	}
+	if cfg.InFlight == 0 {
+		cfg.InFlight = DefaultInFlight
+	}
 	switch b, q := cfg.Backend, cfg.QueueSize; {
 	case b == nil:
 		return nil, fmt.Errorf("virtio-blk: no backend given")
@@ -96,8 +112,11 @@ func New(cfg Config) (*Device, error) {
 		return nil, fmt.Errorf("virtio-blk: %d queues; use 1 to %d", cfg.Queues, MaxQueues)
 	case q < 4 || q > 1024 || bits.OnesCount16(q) != 1:
 		return nil, fmt.Errorf("virtio-blk: queues of size %d; use a power of two from 4 to 1024", q)
+	case cfg.InFlight < 1 || cfg.InFlight > MaxInFlight:
+		return nil, fmt.Errorf("virtio-blk: %d requests in flight; use 1 to %d", cfg.InFlight, MaxInFlight)
 	}
-	d := &Device{backend: cfg.Backend, queues: cfg.Queues, qsize: cfg.QueueSize}
+	d := &Device{backend: cfg.Backend, queues: cfg.Queues, qsize: cfg.QueueSize, inFlight: cfg.InFlight}
+	d.try, _ = cfg.Backend.(Trier)
 	copy(d.serial[:], cfg.Serial)
 	d.writeback.Store(cfg.Backend.WriteCache())
 	return d, nil
@@ -117,11 +136,12 @@ func (d *Device) QueueSizes() []uint16 {
 
 // Activate implements virtio.Device. It starts a worker per queue.
 func (d *Device) Activate(a virtio.Activation) error {
+	d.pool = newPool(d.inFlight, d.queues*int(d.qsize))
 	for i, q := range a.Queues {
 		if q == nil {
 			continue
 		}
-		w := &worker{dev: d, q: q, notify: a.Notifier, features: a.Features}
+		w := &worker{dev: d, q: q, notify: a.Notifier, features: a.Features, pool: d.pool}
 		d.workers.Start(a.Kicks[i], w.serve)
 	}
 	return nil
@@ -130,12 +150,19 @@ func (d *Device) Activate(a virtio.Activation) error {
 // Reset implements virtio.Device.
 func (d *Device) Reset() {
 	d.workers.Stop()
+	if d.pool != nil {
+		d.pool.close()
+		d.pool = nil
+	}
 	d.writeback.Store(d.backend.WriteCache())
 }
 
 // Pause implements virtio.Device.
 func (d *Device) Pause() error {
 	d.workers.Pause()
+	if d.pool != nil {
+		d.pool.drain()
+	}
 	return nil
 }
 
@@ -143,54 +170,4 @@ func (d *Device) Pause() error {
 func (d *Device) Resume() error {
 	d.workers.Resume()
 	return nil
-}
-
-// worker serves one queue.
-type worker struct {
-	dev      *Device
-	q        *queue.Queue
-	notify   virtio.Notifier
-	features uint64
-	header   [headerSize]byte
-	ranges   [rangeSize * maxRanges]byte
-}
-
-// serve answers requests until the queue is empty or the workers are to yield.
-func (w *worker) serve() {
-	if w.q.Stopped() {
-		return
-	}
-	if err := w.drain(); err != nil {
-		w.notify.NeedsReset(err)
-	}
-}
-
-func (w *worker) drain() error {
-	for {
-		if err := w.q.DisableNotification(); err != nil {
-			return err
-		}
-		for {
-			if w.dev.workers.Yield() {
-				return nil
-			}
-			c, err := w.q.Pop()
-			if err != nil {
-				return err
-			}
-			if c == nil {
-				break
-			}
-			notify, err := w.q.Push(c, w.answer(c))
-			if err != nil {
-				return err
-			}
-			if notify {
-				w.notify.Used()
-			}
-		}
-		if more, err := w.q.EnableNotification(); err != nil || !more {
-			return err
-		}
-	}
 }

@@ -1,13 +1,21 @@
 // Package blk is virtio-blk: virtio 1.2, 5.2.
 //
-//	queue 0 ── worker ──┐
-//	queue 1 ── worker ──┼──> Backend (preadv, pwritev, ...)
-//	queue n ── worker ──┘
+//	queue 0 ── worker ──┬── at once ──────────────> Trier ──┐
+//	queue 1 ── worker ──┤                                   ├── storage
+//	queue n ── worker ──┴── pool of goroutines ───> Backend ┘
 //
-// A worker takes one request at a time, moves the data between guest memory and
-// the Backend without a copy, writes the status byte last and answers. So a
-// Pause never waits for more than one request per queue. More parallelism is a
-// matter of more queues.
+// A worker pops requests and moves the data between guest memory and the host's
+// file without a copy, one after the other, as long as none has to wait for
+// storage: the page cache has what is read, and takes what is written. What has
+// to wait (a read of something else, a flush, a discard, every request of an
+// image that goes around the page cache) is one of up to Config.InFlight that
+// wait at a time in goroutines of their own, and is answered when it is done, in
+// whatever order. So one slow request delays no other. The driver orders writes
+// by a flush, which covers every write that was answered before; the status byte
+// is written before the answer.
+//
+// Pause, and Reset, return when every request that was popped is answered: none
+// is lost, none is left for another process to do again.
 //
 // What a request is:
 //

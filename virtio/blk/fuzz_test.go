@@ -16,7 +16,7 @@ import (
 )
 
 // ram is a disk in memory. Its second 4 KiB cannot be read or written, its third
-// are slow.
+// are slow, and so is nothing else: the disk is a blk.Trier.
 type ram struct {
 	mu       sync.Mutex
 	data     [64 << 10]byte
@@ -64,6 +64,22 @@ func (r *ram) Pwritev(bufs [][]byte, off int64) (int, error) {
 	return r.move(bufs, off, func(buf, disk []byte) { copy(disk, buf) })
 }
 
+func (r *ram) TryPreadv(bufs [][]byte, off int64) (bool, error) {
+	if off/4096 == 2 {
+		return false, nil
+	}
+	_, err := r.Preadv(bufs, off)
+	return true, err
+}
+
+func (r *ram) TryPwritev(bufs [][]byte, off int64) (bool, error) {
+	if off/4096 == 2 {
+		return false, nil
+	}
+	_, err := r.Pwritev(bufs, off)
+	return true, err
+}
+
 func (r *ram) WriteZeroes(off, n int64, _ bool) error {
 	return r.use(off, n, func() { clear(r.data[off:][:n]) })
 }
@@ -75,7 +91,7 @@ func (*ram) BlockSize() int               { return 512 }
 func (*ram) ReadOnly() bool               { return false }
 func (*ram) WriteCache() bool             { return true }
 
-// request is the header of one: virtio 1.2, 5.2.6.
+// header is that of a request: virtio 1.2, 5.2.6.
 func header(kind, sector byte) devicefuzz.Seg {
 	return devicefuzz.Bytes(kind, 0, 0, 0, 0, 0, 0, 0, sector, 0, 0, 0, 0, 0, 0, 0)
 }

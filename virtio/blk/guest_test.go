@@ -58,6 +58,8 @@ func diskFile(t testing.TB, o blockfile.Options) blockfile.File {
 	return openDisk(t, path, o)
 }
 
+func writeZeroFile(path string) error { return os.WriteFile(path, make([]byte, diskSize), 0o600) }
+
 func openDisk(t testing.TB, path string, o blockfile.Options) blockfile.File {
 	t.Helper()
 	f, err := blockfile.Open(path, o)

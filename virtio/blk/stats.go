@@ -15,6 +15,9 @@ type Stats struct {
 	WriteZeroes  uint64 `json:"write_zeroes"`
 	BytesRead    uint64 `json:"bytes_read"`
 	BytesWritten uint64 `json:"bytes_written"`
+	// Deferred are the requests that were not answered at once by the queue's
+	// worker, but waited for the host's storage among others.
+	Deferred uint64 `json:"deferred"`
 	// HostErrors are requests that the backend failed; LastHostError is the
 	// latest of them.
 	HostErrors    uint64 `json:"host_errors"`
@@ -25,7 +28,7 @@ type Stats struct {
 
 type counters struct {
 	reads, writes, flushes, discards, writeZeroes atomic.Uint64
-	bytesRead, bytesWritten                       atomic.Uint64
+	bytesRead, bytesWritten, deferred             atomic.Uint64
 	hostErrors, guestErrors                       atomic.Uint64
 }
 
@@ -36,6 +39,7 @@ func (d *Device) Stats() Stats {
 		Reads: c.reads.Load(), Writes: c.writes.Load(), Flushes: c.flushes.Load(),
 		Discards: c.discards.Load(), WriteZeroes: c.writeZeroes.Load(),
 		BytesRead: c.bytesRead.Load(), BytesWritten: c.bytesWritten.Load(),
+		Deferred:   c.deferred.Load(),
 		HostErrors: c.hostErrors.Load(), GuestErrors: c.guestErrors.Load(),
 	}
 	d.errMu.Lock()
