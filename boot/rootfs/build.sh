@@ -55,7 +55,7 @@ compile() {
 
 # Fills the folder that becomes /.
 populate() {
-	local root=$1 applet
+	local root=$1 applet program
 	mkdir -p "$root"/{bin,sbin,dev,proc,sys,tmp,run,root,data,mnt,var,etc,usr/{bin,sbin,local/bin,share}}
 	cp -r "$here/skel/." "$root/"
 	ln -s ../proc/mounts "$root/etc/mtab"
@@ -67,8 +67,10 @@ populate() {
 		ln -s /bin/busybox "$root/$applet"
 	done
 	compile "$root/sbin/init" "$here"/{init,cmdline,shutdown}.c
-	compile "$root/usr/local/bin/witness" "$here"/{witness,vector}.c
-	compile "$root/usr/local/bin/ioport" "$here/ioport.c"
+	compile "$root/usr/local/bin/programs" "$here"/{programs,workload,witness,vector,stream,diskload,rtomin,ioport}.c
+	for program in witness stream diskload rtomin ioport; do
+		ln -s programs "$root/usr/local/bin/$program"
+	done
 	# The kernel looks for /init in an initramfs.
 	ln -s sbin/init "$root/init"
 	find "$root" -type d -exec chmod 755 {} +

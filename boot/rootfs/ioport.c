@@ -11,6 +11,8 @@
 #include <string.h>
 #include <sys/io.h>
 
+#include "programs.h"
+
 /* Takes decimal, 0x and octal numbers up to max; ends the program on anything else. */
 static unsigned long number(const char *text, unsigned long max)
 {
@@ -25,7 +27,7 @@ static unsigned long number(const char *text, unsigned long max)
 	return value;
 }
 
-int main(int argc, char **argv)
+int ioport_main(int argc, char **argv)
 {
 	if (argc != 2 && argc != 3) {
 		fprintf(stderr, "usage: ioport PORT [VALUE]\n");

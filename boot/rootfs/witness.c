@@ -14,79 +14,23 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "programs.h"
 #include "vector.h"
+#include "workload.h"
 
 #define PAGE 4096
 #define WORDS (PAGE / sizeof(uint64_t))
-
-/* Errors of one run that are printed; all are counted. */
-#define MAX_PRINTED 50
 
 struct options {
 	uint64_t n, pace, mem, touch, sync, spin;
 	const char *file;
 };
-
-static volatile sig_atomic_t stop, ask;
-static uint64_t errors;
-
-static void on_stop(int sig)
-{
-	(void)sig;
-	stop = 1;
-}
-
-static void on_ask(int sig)
-{
-	(void)sig;
-	ask = 1;
-}
-
-/* One write per line, so that lines of several programs on one console never mix. */
-static void line(const char *format, ...) __attribute__((format(printf, 1, 2)));
-static void line(const char *format, ...)
-{
-	char text[256];
-	va_list args;
-
-	va_start(args, format);
-	int n = vsnprintf(text, sizeof text - 1, format, args);
-	va_end(args);
-	if (n < 0)
-		return;
-	if (n > (int)sizeof text - 2)
-		n = sizeof text - 2;
-	text[n++] = '\n';
-	if (write(STDOUT_FILENO, text, (size_t)n) < 0)
-		stop = 1; /* nobody listens any more */
-}
-
-#define error(...) do { if (errors++ < MAX_PRINTED) line("witness ERROR " __VA_ARGS__); } while (0)
-
-/* splitmix64's finaliser: neighbouring inputs give unrelated outputs. */
-static uint64_t mix(uint64_t x)
-{
-	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-	x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-	return x ^ x >> 31;
-}
-
-static int64_t read_clock(clockid_t id)
-{
-	struct timespec t;
-
-	clock_gettime(id, &t);
-	return t.tv_sec * 1000000000LL + t.tv_nsec;
-}
 
 /* ---- Memory: each page holds what its number and its version say; versions are kept apart from the pages. */
 
@@ -126,7 +70,7 @@ static void report_page(uint64_t page, size_t at)
 		kind = "stale";
 	else if (good > 0)
 		kind = "torn";
-	error("memory page=%" PRIu64 " version=%" PRIu32 " word=%zu kind=%s", page, v, at, kind);
+	report("memory page=%" PRIu64 " version=%" PRIu32 " word=%zu kind=%s", page, v, at, kind);
 }
 
 static void check_page(uint64_t page)
@@ -184,9 +128,9 @@ static void look_at_clocks(struct clocks *c)
 	int64_t monotonic = read_clock(CLOCK_MONOTONIC), realtime = read_clock(CLOCK_REALTIME);
 
 	if (monotonic < c->monotonic)
-		error("monotonic back by %" PRId64 " ns", c->monotonic - monotonic);
+		report("monotonic back by %" PRId64 " ns", c->monotonic - monotonic);
 	if (realtime < c->realtime)
-		error("realtime back by %" PRId64 " ns", c->realtime - realtime);
+		report("realtime back by %" PRId64 " ns", c->realtime - realtime);
 	if (c->monotonic && monotonic - c->monotonic > c->gap)
 		c->gap = monotonic - c->monotonic;
 	c->monotonic = monotonic;
@@ -206,9 +150,9 @@ static void append_record(int fd, const char *path, uint64_t count, uint64_t ms,
 	int n = format_record(text, sizeof text, count, ms);
 
 	if (write(fd, text, (size_t)n) != n)
-		error("file append %s line %" PRIu64 ": %s", path, count, strerror(errno));
+		report("file append %s line %" PRIu64 ": %s", path, count, strerror(errno));
 	if (sync_every && count % sync_every == 0 && fsync(fd))
-		error("file fsync %s: %s", path, strerror(errno));
+		report("file fsync %s: %s", path, strerror(errno));
 }
 
 /* Reads the file again from its start; returns its number of lines. */
@@ -219,20 +163,20 @@ static uint64_t check_file(const char *path, uint64_t want)
 	FILE *f = fopen(path, "re");
 
 	if (!f) {
-		error("file open %s: %s", path, strerror(errno));
+		report("file open %s: %s", path, strerror(errno));
 		return 0;
 	}
 	while (fgets(text, sizeof text, f)) {
 		lines++;
 		if (sscanf(text, "%" SCNu64 " %" SCNu64, &count, &ms) != 2 || count != lines || ms < before ||
 		    (format_record(expect, sizeof expect, count, ms), strcmp(text, expect)))
-			error("file %s line %" PRIu64 " is wrong", path, lines);
+			report("file %s line %" PRIu64 " is wrong", path, lines);
 		else
 			before = ms;
 	}
 	fclose(f);
 	if (lines != want)
-		error("file %s has %" PRIu64 " lines, not %" PRIu64, path, lines, want);
+		report("file %s has %" PRIu64 " lines, not %" PRIu64, path, lines, want);
 	return lines;
 }
 
@@ -272,7 +216,7 @@ static void run(const struct options *o, int fd)
 		struct timespec until = { next / 1000000000, next % 1000000000 };
 		int bad = vector_hold(width, count, &until, turns);
 		if (bad >= 0)
-			error("avx register=%d bits=%d count=%" PRIu64, bad, (int)width * 8, count);
+			report("avx register=%d bits=%d count=%" PRIu64, bad, (int)width * 8, count);
 		look_at_clocks(&clocks);
 		if (ask) {
 			ask = 0;
@@ -282,7 +226,7 @@ static void run(const struct options *o, int fd)
 	for (uint64_t p = 0; p < page_count; p++)
 		check_page(p);
 	if (fsync(fd))
-		error("file fsync %s: %s", o->file, strerror(errno));
+		report("file fsync %s: %s", o->file, strerror(errno));
 	uint64_t lines = check_file(o->file, count);
 	if (!errors)
 		line("witness ok count=%" PRIu64 " errors=0", count);
@@ -290,55 +234,18 @@ static void run(const struct options *o, int fd)
 	     lines, clocks.gap / 1000000);
 }
 
-static bool parse_options(int argc, char **argv, struct options *o)
-{
-	struct {
-		const char *name;
-		uint64_t *value, max;
-	} numbers[] = {
-		{ "n", &o->n, UINT64_MAX }, { "pace", &o->pace, 3600000 }, { "mem", &o->mem, 1 << 24 },
-		{ "touch", &o->touch, 1 << 24 }, { "sync", &o->sync, UINT64_MAX }, { "spin", &o->spin, 10000 },
-	};
-
-	for (int i = 1; i < argc; i++) {
-		char *value = strchr(argv[i], '='), *end = NULL;
-		bool known = false;
-
-		if (!value || !value[1])
-			goto bad;
-		*value++ = '\0';
-		if (!strcmp(argv[i], "file")) {
-			o->file = value;
-			continue;
-		}
-		for (size_t k = 0; k < sizeof numbers / sizeof *numbers; k++) {
-			if (strcmp(argv[i], numbers[k].name))
-				continue;
-			errno = 0;
-			*numbers[k].value = strtoull(value, &end, 10);
-			known = *value >= '0' && *value <= '9' && !*end && !errno && *numbers[k].value <= numbers[k].max;
-		}
-		if (known)
-			continue;
-bad:
-		fprintf(stderr, "witness: bad option \"%s\"; usage: witness [n=] [pace=ms] [mem=MiB] [touch=pages] "
-			"[sync=iterations] [spin=ms] [file=path]\n", argv[i]);
-		return false;
-	}
-	return true;
-}
-
-int main(int argc, char **argv)
+int witness_main(int argc, char **argv)
 {
 	struct options o = { .pace = 50, .mem = 8, .touch = 64, .sync = 10, .spin = 2, .file = "/data/witness.log" };
+	const struct option known[] = {
+		{ "n", &o.n, UINT64_MAX, NULL }, { "pace", &o.pace, 3600000, NULL }, { "mem", &o.mem, 1 << 24, NULL },
+		{ "touch", &o.touch, 1 << 24, NULL }, { "sync", &o.sync, UINT64_MAX, NULL }, { "spin", &o.spin, 10000, NULL },
+		{ "file", NULL, 0, &o.file },
+	};
 
-	if (!parse_options(argc, argv, &o))
+	if (!parse_options(argc, argv, known, sizeof known / sizeof *known))
 		return 2;
-	/* No SA_RESTART: a signal may end a wait early, never a write on a disk file. */
-	sigaction(SIGTERM, &(struct sigaction){ .sa_handler = on_stop }, NULL);
-	sigaction(SIGINT, &(struct sigaction){ .sa_handler = on_stop }, NULL);
-	sigaction(SIGUSR1, &(struct sigaction){ .sa_handler = on_ask, .sa_flags = SA_RESTART }, NULL);
-	signal(SIGHUP, SIG_IGN); /* the end of a shell is not our end */
+	workload_start("witness");
 
 	int fd = open(o.file, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0644);
 	if (fd < 0) {
