@@ -83,6 +83,7 @@ func runInLab() (int, error) {
 		Env:       []string{insideEnv + "=1", "TMPDIR=/t"},
 		Dir:       "/t",
 		Files:     files,
+		Modules:   []string{"tun", "bridge", "veth"},
 		MemoryMiB: 4096,
 		CPUs:      2,
 		Stdout:    os.Stdout,
