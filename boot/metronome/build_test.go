@@ -72,7 +72,7 @@ func TestELFLayout(t *testing.T) {
 	f, err := elf.NewFile(bytes.NewReader(ELF()))
 	require.NoError(t, err)
 	require.Equal(t, elf.EM_X86_64, f.Machine)
-	require.Less(t, len(ELF()), 64<<10)
+	require.Less(t, len(ELF()), 96<<10)
 
 	var loads, notes []*elf.Prog
 	for _, p := range f.Progs {

@@ -1,6 +1,7 @@
 package metronome
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -92,19 +93,25 @@ const blkForm = "blk[,4k][,depth=N][,read|write|mixed][,seq|random][,flush=N][,s
 // setIO reads the value of io=.
 func (o *Options) setIO(value string) error {
 	device, rest, more := strings.Cut(value, ",")
-	if device != "blk" {
-		return fmt.Errorf("io=%.40q: must be %s", value, blkForm)
+	var set func(word string) bool
+	switch device {
+	case "blk":
+		o.Blk = DefaultBlk()
+		set = o.Blk.set
+	case "net":
+		o.Net = DefaultNet()
+		set = o.Net.set
+	default:
+		return fmt.Errorf("io=%.40q: must be %s or %s", value, blkForm, netForm)
 	}
-	b := DefaultBlk()
 	if more {
 		for word := range strings.SplitSeq(rest, ",") {
-			if !b.set(word) {
-				return fmt.Errorf("io=%.40q: %.40q: must be %s", value, word, blkForm)
+			if !set(word) {
+				return fmt.Errorf("io=%.40q: %.40q: must be %s or %s", value, word, blkForm, netForm)
 			}
 		}
 	}
-	o.Blk = b
-	return b.validate()
+	return errors.Join(o.Blk.validate(), o.Net.validate())
 }
 
 func (b *BlkLoad) set(word string) bool {

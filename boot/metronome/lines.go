@@ -82,7 +82,7 @@ func ParseBeat(line string) (Beat, error) {
 // Bad is one bad-page line.
 type Bad struct {
 	Page    uint64 // guest physical address
-	Index   uint64 // page number within fill and text, or unit of the disk, or frame
+	Index   uint64 // page number within fill and text, unit of the disk, or frame in the order received
 	Version uint64 // that the page should have had; the device's status of kind error
 	Kind    string // zero, stale, torn, other or table; of a device error, too
 	At      string // disk or net: it came from that device; empty: it is memory
@@ -119,7 +119,7 @@ func ParseBad(line string) (Bad, error) {
 
 // IOLine is one line of a load on a device; there is one with each beat.
 type IOLine struct {
-	Dev     string // blk
+	Dev     string // blk or net
 	Phase   string // fill, verify, run or broken
 	TMs     uint64 // milliseconds since "metronome up"
 	Ops     uint64 // requests answered in phase run
@@ -134,6 +134,13 @@ type IOLine struct {
 	Writes  uint64
 	Flushes uint64
 	Flushed uint64 // writes 1..Flushed are stable
+
+	// Of a network.
+	Sent     uint64 // frames of its own given to the device
+	Received uint64 // frames of io=net
+	Lost     uint64 // numbers that were left out
+	Again    uint64 // numbers that came twice or late
+	Other    uint64 // frames of somebody else
 }
 
 // ParseIO reads the line of a load. Fields that it does not know are ignored.
@@ -148,7 +155,9 @@ func ParseIO(line string) (IOLine, error) {
 		f.number("ops_s", &l.OpsS, true), f.number("bytes_s", &l.BytesS, true),
 		f.number("p50_us", &l.P50Us, true), f.number("p99_us", &l.P99Us, true), f.number("max_us", &l.MaxUs, true),
 		f.number("bad", &l.Bad, true), f.number("reads", &l.Reads, false), f.number("writes", &l.Writes, false),
-		f.number("flushes", &l.Flushes, false), f.number("flushed", &l.Flushed, false))
+		f.number("flushes", &l.Flushes, false), f.number("flushed", &l.Flushed, false),
+		f.number("sent", &l.Sent, false), f.number("received", &l.Received, false), f.number("lost", &l.Lost, false),
+		f.number("again", &l.Again, false), f.number("other", &l.Other, false))
 	if l.Dev == "" || l.Phase == "" {
 		err = errors.Join(err, fmt.Errorf("%w: no dev or no phase in %.80q", ErrLine, line))
 	}

@@ -1,6 +1,7 @@
 package metronome
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -29,7 +30,9 @@ type Options struct {
 	Sample uint64        // never-touched pages that are read, and must be zero, once a sweep
 	Plant  []Plant       // faults that the guest puts into its own memory at the first beat
 
-	Blk BlkLoad // load on a disk; the zero value is none
+	// Loads on devices; a zero value is none.
+	Blk BlkLoad
+	Net NetLoad
 }
 
 // Plant names a fault that the guest makes itself, to show that it is seen.
@@ -108,6 +111,9 @@ func (o Options) String() string {
 	if o.Blk.given() {
 		words = append(words, "io="+o.Blk.String())
 	}
+	if o.Net.given() {
+		words = append(words, "io="+o.Net.String())
+	}
 	return strings.Join(words, " ")
 }
 
@@ -127,7 +133,7 @@ func (o Options) Validate() error {
 	if o.Beat < 10*time.Millisecond || o.Beat > time.Hour || o.Beat%time.Millisecond != 0 {
 		return fmt.Errorf("metronome options: beat=%v: must be whole milliseconds, 10 ms to 1 h", o.Beat)
 	}
-	if err := o.Blk.validate(); err != nil {
+	if err := errors.Join(o.Blk.validate(), o.Net.validate()); err != nil {
 		return fmt.Errorf("metronome options: %w", err)
 	}
 	if err := o.Pattern.validate(); err != nil {

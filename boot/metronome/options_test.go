@@ -67,6 +67,11 @@ func TestParseOptionsErrors(t *testing.T) {
 		"io=blk,flush=":              `"flush="`,
 		"io=blk,erase":               `"erase"`,
 		"io=blk,4k=4k":               `"4k=4k"`,
+		"io=net,":                    `"": must be`,
+		"io=net,63":                  `"63": must be`,
+		"io=net,1515":                `"1515": must be`,
+		"io=net,depth=257":           `"depth=257"`,
+		"io=net,rx,tso":              "tso goes with tx only",
 	} {
 		_, err := ParseOptions(line)
 		require.ErrorContains(t, err, want, "%.40q", line)
@@ -107,6 +112,18 @@ func blkGen() *rapid.Generator[BlkLoad] {
 	})
 }
 
+func netGen() *rapid.Generator[NetLoad] {
+	return rapid.Custom(func(t *rapid.T) NetLoad {
+		n := NetLoad{
+			Mode:  rapid.SampledFrom([]NetMode{NetTX, NetRX, NetEcho}).Draw(t, "mode"),
+			Frame: rapid.Uint64Range(64, 1514).Draw(t, "frame"),
+			Depth: rapid.Uint64Range(1, 256).Draw(t, "depth"),
+		}
+		n.TSO = n.Mode == NetTX && rapid.Bool().Draw(t, "tso")
+		return n
+	})
+}
+
 func TestBlkLoadString(t *testing.T) {
 	o := Defaults()
 	o.Blk = DefaultBlk()
@@ -136,6 +153,9 @@ func TestOptionsRoundTrip(t *testing.T) {
 		if rapid.Bool().Draw(t, "blk") {
 			o.Blk = blkGen().Draw(t, "load")
 		}
+		if rapid.Bool().Draw(t, "net") {
+			o.Net = netGen().Draw(t, "load")
+		}
 		got, err := ParseOptions(o.String())
 		require.NoError(t, err)
 		require.Equal(t, o, got)
@@ -145,6 +165,7 @@ func TestOptionsRoundTrip(t *testing.T) {
 func FuzzParseOptions(f *testing.F) {
 	f.Add("fill=1024 ws=512 rate=20000 pattern=zipf:0.99 plant=zero,torn")
 	f.Add("io=blk,256k,depth=8,mixed,seq,flush=100,span=128,queues=2,prefill")
+	f.Add("io=net,tx,tso,depth=16 io=net,echo,128")
 	f.Add("pattern=hotspot:90/10 beat=100 a.b=c")
 	f.Fuzz(func(t *testing.T, line string) {
 		o, err := ParseOptions(line)

@@ -61,4 +61,5 @@ void beat(u64 now)
 		line_number("back", p->back);
 	line_end();
 	disk_beat(now);
+	net_beat(now);
 }

@@ -12,6 +12,7 @@ enum pattern { UNIFORM, SEQUENTIAL, HOTSPOT, ZIPF };
 enum { PLANT_ZERO = 1, PLANT_STALE = 2, PLANT_TORN = 4, PLANT_TABLE = 8, PLANT_FAULT = 16 };
 
 enum blk_mode { BLK_READ, BLK_WRITE, BLK_MIXED };
+enum net_mode { NET_TX, NET_RX, NET_ECHO };
 
 /* The command line. */
 struct options {
@@ -26,6 +27,10 @@ struct options {
 		u64 sequential, prefill;
 		enum blk_mode mode;
 	} blk;
+	struct {
+		u64 frame, depth, tso; /* depth == 0: no such load */
+		enum net_mode mode;
+	} net;
 };
 extern struct options opt;
 

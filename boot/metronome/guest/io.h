@@ -59,4 +59,10 @@ void disk_init(u8 *memory);
 int disk_step(struct cpu *c);
 void disk_beat(u64 now);
 
+/* net.c */
+u64 net_memory(void);
+void net_init(u8 *memory);
+int net_step(struct cpu *c);
+void net_beat(u64 now);
+
 #endif

@@ -104,7 +104,7 @@ static void too_little(const char *name, u64 need, u64 have)
 	give_up();
 }
 
-static u64 io_memory(void) { return disk_memory(); }
+static u64 io_memory(void) { return disk_memory() + net_memory(); }
 
 static void publish(void)
 {

@@ -226,6 +226,30 @@ static int io_blk(struct word value)
 	return !wrong;
 }
 
+static int io_net(struct word value)
+{
+	int comma, wrong = 0;
+	u64 frame;
+
+	do {
+		struct word w = cut(&value, ',', &comma);
+
+		if (is(w, "tx"))
+			opt.net.mode = NET_TX;
+		else if (is(w, "rx"))
+			opt.net.mode = NET_RX;
+		else if (is(w, "echo"))
+			opt.net.mode = NET_ECHO;
+		else if (is(w, "tso"))
+			opt.net.tso = 1;
+		else if (digits(w, &frame) && frame >= 64 && frame <= 1514)
+			opt.net.frame = frame;
+		else if (!part(w, "depth", &opt.net.depth, 1, 256, &wrong))
+			return 0;
+	} while (comma && !wrong);
+	return !wrong && (!opt.net.tso || opt.net.mode == NET_TX);
+}
+
 static int io(struct word value)
 {
 	int comma;
@@ -234,6 +258,10 @@ static int io(struct word value)
 	if (is(dev, "blk")) {
 		opt.blk = (__typeof__(opt.blk)){ .kib = 4, .depth = 32, .span = 64, .queues = 1 };
 		return !comma || io_blk(value);
+	}
+	if (is(dev, "net")) {
+		opt.net = (__typeof__(opt.net)){ .frame = 64, .depth = 64 };
+		return !comma || io_net(value);
 	}
 	return 0;
 }
@@ -256,7 +284,7 @@ static void option(struct word value)
 			fail(key, value, "must be a list of zero, stale, torn, table, fault");
 	} else if (is(key, "io")) {
 		if (!io(value))
-			fail(key, value, "must be blk[,4k][,depth=N][,read|write|mixed][,seq|random][,flush=N][,span=MiB][,queues=N][,prefill]");
+			fail(key, value, "must be blk[,4k][,depth=N][,read|write|mixed][,seq|random][,flush=N][,span=MiB][,queues=N][,prefill] or net[,tx|rx|echo][,64|,tso][,depth=N]");
 	} else {
 		fail(key, value, "unknown option");
 	}

@@ -73,6 +73,7 @@ static void first_cpu(u64 start_info)
 	calibrate();
 	pattern_init();
 	disk_init(plan.io);
+	net_init(plan.io + disk_memory());
 	info_begin();
 	info_page.tsc_khz = tsc_per_ms;
 	info_page.state = STATE_FILLING;

@@ -146,7 +146,7 @@ void work(struct cpu *c)
 				schedule(c, now);
 		}
 		if (io)
-			worked |= disk_step(c);
+			worked |= disk_step(c) | net_step(c);
 		if (c->id == 0) {
 			if ((s64)(now - byte_at) >= 0) {
 				serial_step(now);
