@@ -13,6 +13,7 @@ const RingFeatures = FeatureIndirectDesc | FeatureEventIdx | FeatureVersion1
 
 // Device types: virtio 1.2, section 5.
 const (
+	TypeNet     = 1
 	TypeBlock   = 2
 	TypeEntropy = 4
 	TypeBalloon = 5

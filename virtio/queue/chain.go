@@ -26,6 +26,7 @@ const maxChainBytes = math.MaxUint32
 type Chain struct {
 	head     uint16
 	taken    uint16 // the available entry it came from, modulo 2^16
+	own      int    // descriptors of the queue's own table in it
 	readable [][]byte
 	writable [][]byte
 	targets  []guestmem.Extent // the writable part as it came, for the dirty marks
@@ -166,6 +167,9 @@ func (q *Queue) walk(c *Chain, head uint16) error {
 	for left := int(q.cfg.Size); left > 0; {
 		if uint32(i) >= entries {
 			return fmt.Errorf("descriptor %d in a table of %d", i, entries)
+		}
+		if !indirect {
+			c.own++
 		}
 		d, err := q.readDescriptor(table, i)
 		if err != nil {

@@ -95,6 +95,9 @@ func (m *model) pop(rt *rapid.T) {
 	m.next++
 	m.offered = m.offered[1:]
 	require.Equal(rt, r.head, c.Head())
+	if m.q.Full() {
+		require.Zero(rt, m.ring.Free())
+	}
 	var want [2][][]byte
 	for _, s := range r.segs {
 		if s.Len == 0 {
@@ -283,6 +286,10 @@ func TestAgainstModel(t *testing.T) {
 				require.Equal(rt, len(m.offered) > 0, ready)
 			},
 			"take": m.take,
+			"full": func(rt *rapid.T) {
+				all := m.ring.Free() == 0 && len(m.offered)+len(m.staged)+len(m.pushed) == 0
+				require.Equal(rt, all, m.q.Full())
+			},
 			"enable interrupt": func(rt *rapid.T) {
 				require.Equal(rt, len(m.pushed) > 0, m.ring.EnableInterrupt())
 			},

@@ -56,6 +56,7 @@ type Queue struct {
 	next   uint16 // available entries taken so far, modulo 2^16
 	used   uint16 // used entries published so far, modulo 2^16
 	staged uint16 // used entries written behind those, not published
+	held   int    // descriptors of the table behind the chains that are out
 
 	// first makes the first answer after a restore interrupt the guest whatever
 	// it asked for: nobody knows whether the last one before the move did.
@@ -114,6 +115,10 @@ func (q *Queue) Next() uint16 { return q.used }
 // is not pushed yet.
 func (q *Queue) Outstanding() int { return int(q.next - q.used) }
 
+// Full says that the chains popped and not answered take all descriptors: an
+// honest driver has none left to make more available.
+func (q *Queue) Full() bool { return q.held >= int(q.cfg.Size) }
+
 // Err says why the queue is broken, or nil.
 func (q *Queue) Err() error { return q.err }
 
@@ -146,6 +151,7 @@ func (q *Queue) Pop() (*Chain, error) {
 	}
 	c.taken = q.next
 	q.next++
+	q.held += c.own
 	return c, nil
 }
 
@@ -157,6 +163,7 @@ func (q *Queue) PutBack(c *Chain) {
 		panic("queue: PutBack of a chain that was not popped last")
 	}
 	c.markDirty(q.mem, 0)
+	q.held -= c.own
 	q.recycle(c)
 	q.next--
 }
@@ -202,6 +209,7 @@ func (q *Queue) Push(c *Chain, written uint32) (notify bool, err error) {
 func (q *Queue) Stage(c *Chain, written uint32) error {
 	c.markDirty(q.mem, uint64(written))
 	head := c.head
+	q.held -= c.own
 	q.recycle(c)
 
 	binary.LittleEndian.PutUint32(q.scratch[0:], uint32(head))
