@@ -46,6 +46,10 @@ func TestBalloon(t *testing.T) {
 		refused(http.StatusBadRequest, r.c.do(ctx, http.MethodPatch, path, struct{}{}, nil))
 		refused(http.StatusBadRequest, r.c.do(ctx, http.MethodPatch, path, map[string]int{"x": 1}, nil))
 	}
+	_, err = r.c.Migrate(ctx, MigrationRequest{To: "file:/nowhere/x", FreePageHint: true}, nil)
+	refused(http.StatusBadRequest, err)
+	_, err = r.c.Migrate(ctx, MigrationRequest{To: "unix:/nowhere/x", FreePageHint: true, Mode: "stop-and-copy"}, nil)
+	refused(http.StatusBadRequest, err)
 	r.inst.Detach()
 	refused(http.StatusConflict, r.c.SetBalloon(ctx, 1))
 }

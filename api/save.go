@@ -40,6 +40,9 @@ func newSave(src migration.Source, path string, o migration.SendOptions) (*save,
 	if o.Streams > 1 {
 		return nil, fmt.Errorf("%w: %d streams; a file takes one", migration.ErrOptions, o.Streams)
 	}
+	if o.FreePageHint {
+		return nil, fmt.Errorf("%w: %w on the way into a file: the guest is paused first and cannot be asked", migration.ErrOptions, migration.ErrHint)
+	}
 	if err := checkSavePath(path); err != nil {
 		return nil, err
 	}

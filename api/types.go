@@ -69,6 +69,9 @@ type MigrationRequest struct {
 	// Local hands the memory itself to a process of this host, without a copy. Only
 	// to unix:PATH, and for a machine whose memory is a memfd.
 	Local bool `json:"local,omitempty"`
+	// FreePageHint asks the guest which pages it does not need, and leaves those out.
+	// The machine needs a balloon with hinting, and the destination is no file.
+	FreePageHint bool `json:"free_page_hint,omitempty"`
 	// Keep leaves the source paused after it has moved instead of ending it. One
 	// that was saved in a file may be resumed.
 	Keep bool `json:"keep,omitempty"`
@@ -92,7 +95,7 @@ func (q MigrationRequest) options() (Address, migration.SendOptions, error) {
 	if err != nil {
 		return Address{}, migration.SendOptions{}, err
 	}
-	o := migration.SendOptions{Mode: migration.Mode(q.Mode), Streams: q.Streams, Bandwidth: q.Bandwidth, Verify: q.Verify, Local: q.Local}
+	o := migration.SendOptions{Mode: migration.Mode(q.Mode), Streams: q.Streams, Bandwidth: q.Bandwidth, Verify: q.Verify, Local: q.Local, FreePageHint: q.FreePageHint}
 	if err := q.checkLocal(to); err != nil {
 		return to, o, err
 	}

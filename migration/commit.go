@@ -126,7 +126,7 @@ func (e *engine) close() {
 
 // sums is what the streams have sent in all. Only between rounds.
 func (e *engine) sums() PageCounts {
-	sum := PageCounts{Skipped: e.rep.Pages.Skipped}
+	sum := PageCounts{Skipped: e.rep.Pages.Skipped, Free: e.free.Count()}
 	for _, st := range e.streams {
 		sum.Zero += st.out.pages.Zero
 		sum.Raw += st.out.pages.Raw

@@ -53,7 +53,7 @@ type Source interface {
 	// is not kept. Whoever reads a page after Clear has returned sees every write
 	// that Dirty will not report again. Several streams call it at a time, for
 	// different pages, while no other method but Ended and EndReason is being called; each page comes at
-	// most once per round. Only while the log is on.
+	// most once per round, and where hints are asked for once before the first. Only while the log is on.
 	Clear(gfns []uint64) error
 	// VCPUs is how many vCPUs the guest has.
 	VCPUs() int

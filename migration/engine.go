@@ -39,6 +39,7 @@ type engine struct {
 	wg        sync.WaitGroup // the streams' goroutines
 	closing   chan struct{}  // closed when they must end
 	pending   Bitmap         // pages to send
+	free      Bitmap         // pages that the guest does not need, and has not written since; nil unless it was asked
 	gfns      []uint64
 	listed    []uint16 // by page, the last round that was to send it; only to verify
 	bandwidth float64  // acknowledged bytes per second
@@ -103,6 +104,7 @@ func (e *engine) steps() error {
 		fail error
 	}{
 		{e.canThrottle, ErrOptions},
+		{e.canHint, ErrOptions},
 		{e.connect, ErrHandshake},
 		{e.configure, ErrConfig},
 		{e.copyMemory, ErrMemory},

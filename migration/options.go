@@ -69,6 +69,10 @@ type SendOptions struct {
 	// a bandwidth limit or another mode to act on; these are refused, and the other
 	// policies are not asked. The Source must be a LocalSource.
 	Local bool
+	// FreePageHint asks the guest, before round 1, which of its pages it does not
+	// need, and leaves those out unless it writes to them. The Source must be a
+	// HintSource, the mode PreCopy.
+	FreePageHint bool
 }
 
 func (o SendOptions) withDefaults() (SendOptions, error) {
@@ -102,6 +106,9 @@ func (o SendOptions) withDefaults() (SendOptions, error) {
 		return o, fmt.Errorf("%w: timeout %v is negative", ErrOptions, o.Timeout)
 	}
 	if err := checkLocal(&o); err != nil {
+		return o, err
+	}
+	if err := checkHint(&o); err != nil {
 		return o, err
 	}
 	if err := checkBandwidth(o.Bandwidth, o.Streams); err != nil {

@@ -64,8 +64,8 @@ func (e *engine) copyMemory() error {
 	}
 }
 
-// announce finds what was ever touched, tells the destination, so that it can
-// prepare just that, and marks it to be sent.
+// announce finds what was ever touched, leaves out what the guest does not need,
+// tells the destination, so that it can prepare just that, and marks it to be sent.
 func (e *engine) announce() error {
 	touched, err := e.src.Touched()
 	if err != nil {
@@ -74,8 +74,11 @@ func (e *engine) announce() error {
 	if err := e.mem.addExtents(e.pending, touched); err != nil {
 		return err
 	}
+	e.rep.Pages.Skipped = e.mem.pages - e.pending.Count()
+	if err := e.takeHints(); err != nil {
+		return err
+	}
 	n := e.pending.Count()
-	e.rep.Pages.Skipped = e.mem.pages - n
 	// The list of the longest round, in memory that is there: growing it later would
 	// hold up the first page, for tens of milliseconds where the destination is busy
 	// to prepare memory on the same processors.
@@ -130,6 +133,7 @@ func (e *engine) takeDirty() error {
 // round sends all pending pages over all streams and waits until the
 // destination has passed the barrier.
 func (e *engine) round(last bool) error {
+	e.noLongerFree()
 	e.gfns = e.pending.drain(e.gfns[:0])
 	// Not in the pause: a codec may tidy up.
 	if o, ok := e.o.Policies.Codec.(policy.Observer); ok && e.last.Number > 0 && !last {

@@ -51,6 +51,8 @@ type Report struct {
 	Promise  *Promise  `json:"promise,omitempty"`
 	PostCopy *PostCopy `json:"postcopy,omitempty"`
 	Verify   *Verified `json:"verify,omitempty"`
+	// Hint is there where the guest was asked for its free pages.
+	Hint *HintReport `json:"free_page_hint,omitempty"`
 	// DirtyLimit is the least that a vCPU was held to, new dirty pages per second.
 	DirtyLimit uint64 `json:"dirty_limit_pages_s,omitempty"`
 }
@@ -85,6 +87,7 @@ type PageCounts struct {
 	Compressed uint64 `json:"compressed"` // compressed
 	Unchanged  uint64 `json:"unchanged"`  // logged as dirty, but found as they had been sent: not sent again
 	Skipped    uint64 `json:"skipped"`    // of guest RAM, never read nor sent: never touched, or handed over in place
+	Free       uint64 `json:"free"`       // touched, but never sent: the guest did not need them, and has not written to them since
 }
 
 // data is the pages that went by content.

@@ -39,6 +39,9 @@ func NewSession(src Source, dial Dialer, o SendOptions) (*Session, error) {
 	if _, ok := src.(LocalSource); o.Local && !ok {
 		return nil, fmt.Errorf("%w: %w of a machine (%T) whose memory no other process can have", ErrOptions, ErrLocal, src)
 	}
+	if _, ok := src.(HintSource); o.FreePageHint && !ok {
+		return nil, fmt.Errorf("%w: %w of a machine (%T) that has no balloon", ErrOptions, ErrHint, src)
+	}
 	s := &Session{src: src, dial: dial, o: o, downLimit: o.DowntimeLimit, throttle: o.Policies.Throttle}
 	s.first = s.throttle.Next(policy.Round{})
 	s.limit.set(o.Bandwidth)

@@ -52,14 +52,22 @@ func (e *engine) verify() error {
 	return fmt.Errorf("%w: %s", differ, v.differing())
 }
 
-// everTouched is what the source's hash covers, the machine being paused.
+// everTouched is what the source's hash covers, the machine being paused: not the
+// pages that its guest does not need. They were never sent, so they are zeros at the
+// destination, and a hash does not count those.
 func (e *engine) everTouched() (Bitmap, error) {
 	touched, err := e.src.Touched()
 	if err != nil {
 		return nil, fmt.Errorf("find touched memory: %w", err)
 	}
 	b := make(Bitmap, e.mem.words)
-	return b, e.mem.addExtents(b, touched)
+	if err := e.mem.addExtents(b, touched); err != nil {
+		return nil, err
+	}
+	for i, w := range e.free {
+		b[i] &^= w
+	}
+	return b, nil
 }
 
 // ask has the destination hash a part of its memory; answer hears what came out.

@@ -1,11 +1,13 @@
 package vmm
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
 
 	"godwit/kvm/guestmem"
+	"godwit/migration"
 	"godwit/virtio"
 	"godwit/virtio/balloon"
 )
@@ -108,6 +110,30 @@ func (d *devices) balloon() *balloonPart {
 		}
 	}
 	return nil
+}
+
+// CanHint implements migration.HintSource.
+func (s *source) CanHint() error {
+	b := s.m.dev.balloon()
+	if b == nil || !b.spec.FreePageHinting {
+		return fmt.Errorf("%w: one with hinting; only a machine that was started with --balloon hinting can say what is free; migrate without --free-page-hint", ErrNoBalloon)
+	}
+	return b.dev.CanHint()
+}
+
+// FreePages implements migration.HintSource.
+func (s *source) FreePages(ctx context.Context, found func([]migration.Extent)) error {
+	if err := s.CanHint(); err != nil {
+		return err
+	}
+	var out []migration.Extent
+	return s.m.dev.balloon().dev.FreePages(ctx, func(es []guestmem.Extent) {
+		out = out[:0]
+		for _, e := range es {
+			out = append(out, migration.Extent{GPA: e.GPA, Len: e.Len})
+		}
+		found(out)
+	})
 }
 
 // SetBalloon asks the guest for a balloon of another size, in MiB. It takes its

@@ -25,6 +25,17 @@ func TestBalloonMoves(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, &BalloonInfo{TargetMiB: 32, DeflateOnOOM: true, StatsIntervalS: 7, FreePageReporting: true}, info.Balloon)
 
+	// Without hinting, or without a driver that hints, a migration that wants hints
+	// says so before anything is done.
+	for says, spec := range map[string]*Balloon{"--balloon hinting": {}, "no driver": {FreePageHinting: true}} {
+		cfg.Balloon = spec
+		m, _ := start(t, cfg)
+		_, err := migration.Send(t.Context(), m.Source(), nil, migration.SendOptions{FreePageHint: true})
+		require.ErrorIs(t, err, migration.ErrHint)
+		require.ErrorIs(t, err, migration.ErrOptions)
+		require.ErrorContains(t, err, says)
+		require.Equal(t, StateRunning, m.State())
+	}
 	cfg.Balloon = nil
 	without, _ := start(t, cfg)
 	require.ErrorIs(t, without.SetBalloon(1), ErrNoBalloon)

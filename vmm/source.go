@@ -38,7 +38,10 @@ type source struct {
 	wasPaused bool
 }
 
-var _ migration.LocalSource = (*source)(nil)
+var (
+	_ migration.LocalSource = (*source)(nil)
+	_ migration.HintSource  = (*source)(nil)
+)
 
 // Source gives the migration engine its view of the machine. One migration at
 // a time may use it.

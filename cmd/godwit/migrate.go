@@ -93,6 +93,7 @@ destination's must be for the HOST of --to. The machine's process reads the file
 	addTLS(f, &q.TLSFiles, "destination")
 	f.BoolVar(&q.Verify, "verify", false, "compare hashes of guest memory before the guest runs there, as in migrate --verify")
 	f.BoolVar(&q.Local, "local", false, "hand the memory over to a process of this host instead of copying it, as in --to unix:in.sock --local")
+	f.BoolVar(&q.FreePageHint, "free-page-hint", false, "ask the guest which pages it does not need and leave those out; the machine must have been started with --balloon hinting; as in migrate --free-page-hint")
 	f.BoolVar(&q.Keep, "keep", false, "keep the source's process, its machine paused, after the move, as in --to file:web.saved --keep")
 	f.BoolVar(&asJSON, "json", false, "print the report as one JSON object, the last line of stdout, as in migrate --json")
 	f.SortFlags = false
@@ -217,7 +218,7 @@ func pageCounts(p migration.PageCounts) string {
 	for _, c := range []struct {
 		name string
 		n    uint64
-	}{{"raw", p.Raw}, {"zero", p.Zero}, {"delta", p.Delta}, {"compressed", p.Compressed}, {"unchanged", p.Unchanged}, {"never touched", p.Skipped}} {
+	}{{"raw", p.Raw}, {"zero", p.Zero}, {"delta", p.Delta}, {"compressed", p.Compressed}, {"unchanged", p.Unchanged}, {"never touched", p.Skipped}, {"free", p.Free}} {
 		if c.n > 0 {
 			words = append(words, fmt.Sprintf("%d %s", c.n, c.name))
 		}

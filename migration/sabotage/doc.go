@@ -19,6 +19,9 @@ const (
 	// VMMDirty is "the VMM's own writes to guest memory count as dirty": off,
 	// pages that only devices wrote are not sent again. vmm implements it.
 	VMMDirty Rule = "vmm-dirty"
+	// HintOrder is "the log is cleared before the guest is asked for its free pages":
+	// off, it is cleared afterwards, and a page that the guest has used again is lost.
+	HintOrder Rule = "hint-order"
 )
 
 // Env is the environment variable that a sabotage build reads.

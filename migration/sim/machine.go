@@ -13,7 +13,7 @@ import (
 	"godwit/migration/policy"
 )
 
-var _ migration.Source = (*Machine)(nil)
+var _ migration.HintSource = (*Machine)(nil)
 
 // Machine is a guest at its source. It runs from the start.
 type Machine struct {
@@ -22,6 +22,10 @@ type Machine struct {
 	regions []migration.Region
 	config  []byte
 	State   []byte // what SaveState writes
+	// Hints, where set, is how the guest answers FreePages.
+	Hints func(ctx context.Context, found func([]migration.Extent)) error
+	// AllSet has the log begin with every touched page in it, as KVM's may.
+	AllSet bool
 
 	cpu     sync.RWMutex // held shared by a write, exclusively by pausing
 	paused  bool         // guarded by cpu
@@ -162,6 +166,9 @@ func (m *Machine) StartDirtyLog() error {
 	defer m.bits.Unlock()
 	m.logging = true
 	clear(m.dirty)
+	if m.AllSet {
+		copy(m.dirty, m.touched)
+	}
 	return nil
 }
 
@@ -219,6 +226,30 @@ func (m *Machine) Clear(gfns []uint64) error {
 		m.dirty[gfn/64] &^= 1 << (gfn % 64)
 	}
 	return nil
+}
+
+// CanHint implements migration.HintSource.
+func (m *Machine) CanHint() error {
+	if m.Hints == nil {
+		return errors.New("the simulated guest does not hint")
+	}
+	return m.failing("CanHint")
+}
+
+// FreePages implements migration.HintSource.
+func (m *Machine) FreePages(ctx context.Context, found func([]migration.Extent)) error {
+	done, err := m.enter(m.world, "FreePages")
+	defer done()
+	if err != nil {
+		return err
+	}
+	m.bits.Lock()
+	logging, paused := m.logging, m.paused
+	m.bits.Unlock()
+	if !logging || paused {
+		m.world.breach("FreePages called with the log on %v, paused %v", logging, paused)
+	}
+	return m.Hints(ctx, found)
 }
 
 // VCPUs implements migration.Source.

@@ -181,7 +181,7 @@ func TestSabotageIsNoticed(t *testing.T) {
 	bin := t.TempDir() + "/sabotaged.test"
 	out, err := exec.Command("go", "test", "-c", "-tags", "sabotage", "-o", bin, ".").CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	for rule, test := range map[sabotage.Rule]string{sabotage.ClearOrder: "TestRuleClearOrder", sabotage.Barrier: "TestRuleBarrier"} {
+	for rule, test := range map[sabotage.Rule]string{sabotage.ClearOrder: "TestRuleClearOrder", sabotage.Barrier: "TestRuleBarrier", sabotage.HintOrder: "TestRuleHintOrder"} {
 		for _, off := range []sabotage.Rule{"", rule} {
 			cmd := exec.Command(bin, "-test.run", "^"+test+"$")
 			cmd.Env = append(os.Environ(), sabotage.Env+"="+string(off))
