@@ -105,6 +105,9 @@ func (r *raw) readEdges(buf []byte, p piece) error {
 
 func (r *raw) direct(trap uintptr, buf []byte, off int64) error {
 	one := [1][]byte{buf}
+	if r.holds && trap == unix.SYS_PREADV {
+		return r.readToEnd(one[:], off)
+	}
 	return transfer(trap, r.fd, one[:], off)
 }
 

@@ -103,23 +103,32 @@ func ParseCache(s string) (Cache, error) {
 // Format is the layout of an image.
 type Format uint8
 
-// FormatRaw is the bare disk, sector after sector.
-const FormatRaw Format = 0
+const (
+	// FormatRaw is the bare disk, sector after sector.
+	FormatRaw Format = iota
+	// FormatQcow2 is QEMU's: package qcow2.
+	FormatQcow2
+)
 
 // String gives the name that ParseFormat reads.
 func (f Format) String() string {
-	if f == FormatRaw {
+	switch f {
+	case FormatRaw:
 		return "raw"
+	case FormatQcow2:
+		return "qcow2"
 	}
 	return fmt.Sprintf("Format(%d)", uint8(f))
 }
 
 // ParseFormat reads the name of a format.
 func ParseFormat(s string) (Format, error) {
-	if s == FormatRaw.String() {
-		return FormatRaw, nil
+	for _, f := range []Format{FormatRaw, FormatQcow2} {
+		if s == f.String() {
+			return f, nil
+		}
 	}
-	return 0, fmt.Errorf("disk format %q: unknown; use raw", s)
+	return 0, fmt.Errorf("disk format %q: unknown; use raw or qcow2", s)
 }
 
 // Options say how to open an image. The zero value is a writable raw image
@@ -131,6 +140,12 @@ type Options struct {
 	// NoLock leaves the lock to a later call of Lock: for the destination of a
 	// migration, whose source still holds it.
 	NoLock bool
+	// Overlay takes the changes instead of the image, which is opened read-only.
+	Overlay *Overlay
+	// AllowBacking judges the path of each backing file and gives the one to
+	// open; nil allows them all. A destination asks it of images whose path a
+	// stranger named.
+	AllowBacking func(path string) (string, error)
 }
 
 // Open opens the image at path: a regular file or a block device. The format
@@ -144,11 +159,30 @@ func Open(path string, o Options) (File, error) {
 }
 
 func open(path string, o Options) (File, error) {
-	switch {
-	case o.Format != FormatRaw:
-		return nil, fmt.Errorf("format %v is not supported; convert the image to raw", o.Format)
-	case o.Cache > CacheNone:
+	if o.Cache > CacheNone {
 		return nil, fmt.Errorf("%v is not a cache mode", o.Cache)
 	}
-	return openRaw(path, o)
+	if o.Overlay != nil {
+		return openOverlay(path, o)
+	}
+	return openFormat(path, o, nil)
+}
+
+// openFormat opens an image behind those of c.
+func openFormat(path string, o Options, c chain) (File, error) {
+	switch o.Format {
+	case FormatRaw:
+		r, err := openRaw(path, o)
+		if err != nil {
+			return nil, err
+		}
+		return r, nil
+	case FormatQcow2:
+		q, err := openQcow(path, o, c)
+		if err != nil {
+			return nil, err
+		}
+		return q, nil
+	}
+	return nil, fmt.Errorf("format %v is not supported", o.Format)
 }

@@ -37,17 +37,25 @@ func readGeometry(fd int, direct bool) (geometry, error) {
 	default:
 		return geometry{}, fmt.Errorf("neither a regular file nor a block device")
 	}
-	if g.size == 0 {
-		return geometry{}, fmt.Errorf("empty; create it with the size of the disk, for example by truncate -s 1G")
-	}
-	if g.size%SectorSize != 0 {
-		return geometry{}, fmt.Errorf("%d bytes are not a multiple of %d; extend it by truncate -s %d",
-			g.size, SectorSize, (g.size+SectorSize-1)/SectorSize*SectorSize)
-	}
 	if direct {
 		return g, g.readDirect(fd)
 	}
 	return g, nil
+}
+
+// judgeRaw refuses a file that is no disk as it stands.
+func (g *geometry) judgeRaw() error {
+	switch {
+	case g.size == 0:
+		return fmt.Errorf("empty; create it with the size of the disk, for example by truncate -s 1G")
+	case g.size%SectorSize != 0:
+		return fmt.Errorf("%d bytes are not a multiple of %d; extend it by truncate -s %d",
+			g.size, SectorSize, (g.size+SectorSize-1)/SectorSize*SectorSize)
+	case g.size%int64(g.offAlign) != 0:
+		// Rounding a write up to a block must not make the image longer.
+		return fmt.Errorf("%d bytes are not a multiple of %d, which O_DIRECT needs here; use cache=writeback or extend it", g.size, g.offAlign)
+	}
+	return nil
 }
 
 // readDevice asks a block device for what stat does not tell.
@@ -87,10 +95,6 @@ func (g *geometry) readDirect(fd int) error {
 		if a < 1 || a > maxAlign || a&(a-1) != 0 {
 			return fmt.Errorf("O_DIRECT wants an alignment of %d; use cache=writeback", a)
 		}
-	}
-	// Rounding a write up to a block must not make the image longer.
-	if g.size%int64(g.offAlign) != 0 {
-		return fmt.Errorf("%d bytes are not a multiple of %d, which O_DIRECT needs here; use cache=writeback or extend it", g.size, g.offAlign)
 	}
 	g.block = max(g.block, g.offAlign)
 	return nil

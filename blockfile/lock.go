@@ -34,7 +34,7 @@ func (r *raw) takeLock() error {
 		return fmt.Errorf("take the lock: %w", err)
 	}
 	now, err := readGeometry(r.fd, r.cache == CacheNone)
-	if err == nil && now.size != r.geo.size {
+	if err == nil && now.size != r.geo.size && !r.holds {
 		err = fmt.Errorf("it had %d bytes when it was opened and has %d now", r.geo.size, now.size)
 	}
 	if err != nil {

@@ -19,6 +19,7 @@ type raw struct {
 	geo      geometry
 	readOnly bool
 	cache    Cache
+	holds    bool // a format, whose file may grow and have any length
 	locked   atomic.Bool
 
 	// partial orders the read-modify-write of a part of a block, which holds
@@ -35,6 +36,11 @@ type raw struct {
 var _ File = (*raw)(nil)
 
 func openRaw(path string, o Options) (*raw, error) {
+	return openFile(path, o, false)
+}
+
+// openFile opens what is a raw image, or holds one of a format.
+func openFile(path string, o Options, holds bool) (*raw, error) {
 	// O_NONBLOCK keeps a FIFO from hanging the open; disks ignore it.
 	flags := unix.O_CLOEXEC | unix.O_NONBLOCK
 	if o.ReadOnly {
@@ -52,7 +58,7 @@ func openRaw(path string, o Options) (*raw, error) {
 	if err != nil {
 		return nil, explainOpen(err, o)
 	}
-	r := &raw{fd: fd, path: path, readOnly: o.ReadOnly, cache: o.Cache}
+	r := &raw{fd: fd, path: path, readOnly: o.ReadOnly, cache: o.Cache, holds: holds}
 	if err := r.setup(o); err != nil {
 		unix.Close(fd)
 		return nil, err
@@ -64,6 +70,11 @@ func (r *raw) setup(o Options) error {
 	var err error
 	if r.geo, err = readGeometry(r.fd, o.Cache == CacheNone); err != nil {
 		return err
+	}
+	if !r.holds {
+		if err := r.geo.judgeRaw(); err != nil {
+			return err
+		}
 	}
 	if o.NoLock {
 		return nil
@@ -98,9 +109,11 @@ func (r *raw) ReadOnly() bool   { return r.readOnly }
 func (r *raw) WriteCache() bool { return r.cache != CacheWritethrough }
 
 // check judges a range before anything touches the file.
-func (r *raw) check(off, n int64) error {
-	if off < 0 || n < 0 || off%SectorSize != 0 || n%SectorSize != 0 || n > r.geo.size || off > r.geo.size-n {
-		return fmt.Errorf("bytes %d+%d of %q, which has %d: %w", off, n, r.path, r.geo.size, ErrRange)
+func (r *raw) check(off, n int64) error { return checkRange(r.path, r.geo.size, off, n) }
+
+func checkRange(path string, size, off, n int64) error {
+	if off < 0 || n < 0 || off%SectorSize != 0 || n%SectorSize != 0 || n > size || off > size-n {
+		return fmt.Errorf("bytes %d+%d of %q, which has %d: %w", off, n, path, size, ErrRange)
 	}
 	return nil
 }

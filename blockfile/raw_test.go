@@ -32,7 +32,7 @@ func TestOpenRefuses(t *testing.T) {
 		{"character device", "/dev/null", Options{}, "neither a regular file nor a block device"},
 		{"empty", file("empty", 0), Options{}, "empty; create it"},
 		{"odd", file("odd", 1000), Options{}, "truncate -s 1024"},
-		{"format", file("format", 512), Options{Format: 9}, "convert the image to raw"},
+		{"format", file("format", 512), Options{Format: 9}, "not supported"},
 		{"cache", file("cache", 512), Options{Cache: 9}, "not a cache mode"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

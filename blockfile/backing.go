@@ -1,0 +1,88 @@
+package blockfile
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"godwit/blockfile/qcow2"
+)
+
+// maxChain bounds how many images may lie behind one another.
+const maxChain = 32
+
+// chain is the images from the top one down to the one being opened.
+type chain []fileID
+
+// fileID tells files apart, whatever their names.
+type fileID struct{ dev, ino uint64 }
+
+// with adds a file, which must not be there yet.
+func (c chain) with(r *raw, path string) (chain, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(r.fd, &st); err != nil {
+		return nil, fmt.Errorf("stat: %w", err)
+	}
+	id := fileID{st.Dev, st.Ino}
+	for _, other := range c {
+		if other == id {
+			return nil, fmt.Errorf("its backing files go round in a circle, back to %q", path)
+		}
+	}
+	if len(c) == maxChain {
+		return nil, fmt.Errorf("more than %d backing files behind one another; merge some with qemu-img commit", maxChain)
+	}
+	return append(c[:len(c):len(c)], id), nil
+}
+
+// openBacking opens, read-only, what an image's header names; nil if nothing.
+// The format is what the header says. It is never guessed: the backing file of
+// a raw disk has been in a guest's hands, which could have written a qcow2
+// header there that names any file of the host. QEMU since 6.1 makes no image
+// that leaves it out, and we open none.
+func openBacking(h *qcow2.Header, image string, o Options, c chain) (File, error) {
+	if h.Backing == "" {
+		return nil, nil
+	}
+	format, err := ParseFormat(h.BackingFormat)
+	if h.BackingFormat == "" {
+		return nil, fmt.Errorf("it does not say the format of its backing file %q, which is not guessed; set it: qemu-img rebase -u -b %q -F raw %q (or -F qcow2)",
+			h.Backing, h.Backing, image)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("backing file %q: %w", h.Backing, err)
+	}
+	path, err := backingPath(h.Backing, image)
+	if err == nil && o.AllowBacking != nil {
+		path, err = o.AllowBacking(path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	f, err := openFormat(path, Options{ReadOnly: true, Cache: o.Cache, Format: format, NoLock: o.NoLock, AllowBacking: o.AllowBacking}, c)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return nil, fmt.Errorf("backing file %q missing; put it there, or say where it is: qemu-img rebase -u -b PATH -F %s %q: %w", path, h.BackingFormat, image, err)
+	case err != nil:
+		return nil, fmt.Errorf("backing file %q: %w", path, err)
+	}
+	return f, nil
+}
+
+// backingPath finds the file that an image names: from the image's folder on.
+func backingPath(name, image string) (string, error) {
+	if strings.ContainsRune(name, 0) {
+		return "", fmt.Errorf("backing file %q: not a file name", name)
+	}
+	// QEMU takes what has a colon before any slash for a protocol.
+	if before, _, ok := strings.Cut(name, ":"); ok && !strings.Contains(before, "/") {
+		return "", fmt.Errorf("backing file %q: only files are supported; a file of this name is written ./%s", name, name)
+	}
+	if filepath.IsAbs(name) {
+		return name, nil
+	}
+	return filepath.Join(filepath.Dir(image), name), nil
+}

@@ -1,0 +1,291 @@
+package blockfile
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"godwit/blockfile/qcow2"
+)
+
+// createQcow makes an image and writes fill into it.
+func createQcow(t testing.TB, path string, o qcow2.CreateOptions, fill []byte) {
+	t.Helper()
+	h, err := CreateHost(path, Options{})
+	require.NoError(t, err)
+	require.NoError(t, qcow2.Create(h, o))
+	require.NoError(t, h.Close())
+	if fill == nil {
+		return
+	}
+	f, err := Open(path, Options{Format: FormatQcow2})
+	require.NoError(t, err)
+	_, err = f.Pwritev([][]byte{fill}, 0)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+}
+
+// TestConformanceQcow2 puts images with and without a backing file, and
+// overlays, through the suite.
+func TestConformanceQcow2(t *testing.T) {
+	makers := map[string]func(t *testing.T, fill []byte, o *Options) string{
+		"plain": func(t *testing.T, fill []byte, o *Options) string {
+			path := filepath.Join(t.TempDir(), "a.qcow2")
+			createQcow(t, path, qcow2.CreateOptions{Size: int64(len(fill))}, fill)
+			return path
+		},
+		"small clusters over raw": func(t *testing.T, fill []byte, o *Options) string {
+			path := filepath.Join(t.TempDir(), "a.qcow2")
+			createQcow(t, path, qcow2.CreateOptions{Size: int64(len(fill)), ClusterBits: 10, Backing: image(t, fill), BackingFormat: "raw"}, nil)
+			return path
+		},
+		"version 2 over qcow2": func(t *testing.T, fill []byte, o *Options) string {
+			dir := t.TempDir()
+			createQcow(t, filepath.Join(dir, "b.qcow2"), qcow2.CreateOptions{Size: int64(len(fill))}, fill)
+			path := filepath.Join(dir, "a.qcow2")
+			createQcow(t, path, qcow2.CreateOptions{Size: int64(len(fill)), Version: 2, Backing: "b.qcow2", BackingFormat: "qcow2"}, nil)
+			return path
+		},
+		"overlay": func(t *testing.T, fill []byte, o *Options) string {
+			if !o.ReadOnly {
+				var err error
+				o.Overlay, err = NewOverlay()
+				require.NoError(t, err)
+				t.Cleanup(func() { require.NoError(t, o.Overlay.Close()) })
+			}
+			o.Format = FormatRaw
+			return image(t, fill)
+		},
+	}
+	for name, path := range makers {
+		for _, cache := range []Cache{CacheWriteback, CacheWritethrough, CacheNone} {
+			t.Run(name+" "+cache.String(), func(t *testing.T) {
+				conformance(t, func(t *testing.T, fill []byte, o Options) File {
+					o.Cache, o.Format = cache, FormatQcow2
+					p := path(t, fill, &o)
+					if o.Overlay != nil && o.NoLock {
+						o.NoLock = false // its lock is not a migration's
+						f, err := Open(p, o)
+						require.NoError(t, err)
+						require.NoError(t, f.Unlock())
+						t.Cleanup(func() { require.NoError(t, f.Close()) })
+						return f
+					}
+					f, err := Open(p, o)
+					if cache == CacheNone && errors.Is(err, unix.EINVAL) {
+						t.Skip("the temporary folder's file system has no O_DIRECT")
+					}
+					require.NoError(t, err)
+					t.Cleanup(func() {
+						require.NoError(t, f.Close())
+						if o.Format == FormatQcow2 {
+							check(t, p)
+						}
+					})
+					return f
+				})
+			})
+		}
+	}
+}
+
+// check has QEMU judge an image.
+func check(t testing.TB, path string) {
+	t.Helper()
+	out, err := exec.Command("qemu-img", "check", "-f", "qcow2", path).CombinedOutput()
+	require.NoError(t, err, string(out))
+}
+
+// TestRawStaysRaw has a guest write a qcow2 header onto its raw disk, naming a
+// file of the host as its backing file.
+func TestRawStaysRaw(t *testing.T) {
+	secret := image(t, bytes.Repeat([]byte("secret!!"), 8192))
+	h := qcow2.Header{Version: 3, ClusterBits: 16, Size: 65536, L1Entries: 1, L1Offset: 3 << 16,
+		RefcountOffset: 1 << 16, RefcountClusters: 1, RefcountOrder: 4, Backing: secret, BackingFormat: "raw"}
+	evil, err := h.Encode()
+	require.NoError(t, err)
+	disk := make([]byte, testSize)
+	copy(disk, evil)
+	path := image(t, disk)
+	got := make([]byte, testSize)
+	for range 2 {
+		f, err := Open(path, Options{})
+		require.NoError(t, err)
+		_, err = f.Preadv([][]byte{got}, 0)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(disk, got))
+		require.NoError(t, f.Close())
+	}
+	// Nor does it become one as a backing file: either it is said to be raw,
+	over := filepath.Join(t.TempDir(), "a.qcow2")
+	createQcow(t, over, qcow2.CreateOptions{Size: testSize, Backing: path, BackingFormat: "raw"}, nil)
+	f, err := Open(over, Options{Format: FormatQcow2})
+	require.NoError(t, err)
+	_, err = f.Preadv([][]byte{got}, 0)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(disk, got))
+	require.NoError(t, f.Close())
+	// or nothing is said, which is refused.
+	host, err := OpenHost(over, Options{})
+	require.NoError(t, err)
+	head, err := qcow2.ReadHeader(host)
+	require.NoError(t, err)
+	head.BackingFormat = ""
+	b, err := head.Encode()
+	require.NoError(t, err)
+	require.NoError(t, host.Pwritev([][]byte{append(b, make([]byte, 64)...)}, 0))
+	require.NoError(t, host.Close())
+	_, err = Open(over, Options{Format: FormatQcow2})
+	require.ErrorContains(t, err, "qemu-img rebase -u -b")
+	require.NotContains(t, err.Error(), "secret")
+}
+
+func TestBackingRefused(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	mk := func(name, backing, format string) string {
+		createQcow(t, at(name), qcow2.CreateOptions{Size: testSize, Backing: backing, BackingFormat: format}, nil)
+		return at(name)
+	}
+	for i := range maxChain + 1 {
+		mk(fmt.Sprintf("chain%d", i), fmt.Sprintf("chain%d", i+1), "qcow2")
+	}
+	for path, says := range map[string]string{
+		mk("missing", "b.raw", "raw"):                 `backing file "` + at("b.raw") + `" missing`,
+		mk("itself", "itself", "qcow2"):               "circle",
+		mk("a", "b", "qcow2"):                         "circle",
+		mk("b", "a", "qcow2"):                         "circle",
+		mk("deep", "chain0", "qcow2"):                 "more than 32",
+		mk("vmdk", "x", "vmdk"):                       `"vmdk": unknown`,
+		mk("protocol", "nbd://host/disk", "raw"):      "only files",
+		mk("json", `json:{"driver":"raw"}`, "raw"):    "only files",
+		mk("folder", "/", "raw"):                      "neither a regular file",
+		mk("not really", "../"+at("x"), "qcow2"):      "missing",
+		mk("lies", filepath.Base(image(t, nil)), "x"): `"x": unknown`,
+	} {
+		f, err := Open(path, Options{Format: FormatQcow2, ReadOnly: true})
+		if err == nil {
+			f.Close()
+		}
+		require.ErrorContains(t, err, says, path)
+		require.ErrorContains(t, err, path)
+	}
+	// Where a stranger named the image, the caller judges its backing files.
+	base := image(t, make([]byte, testSize))
+	over := mk("over", base, "raw")
+	_, err := Open(over, Options{Format: FormatQcow2, AllowBacking: func(path string) (string, error) {
+		require.Equal(t, base, path)
+		return "", errors.New("not allowed here")
+	}})
+	require.ErrorContains(t, err, "not allowed here")
+	_, err = Open(base, Options{Format: FormatQcow2})
+	require.ErrorIs(t, err, qcow2.ErrFormat)
+	require.ErrorContains(t, err, "format=raw")
+}
+
+// TestQcow2ChangesHands has two openers take turns, as a migration does, with
+// the backing file shared.
+func TestQcow2ChangesHands(t *testing.T) {
+	base := image(t, random(1, testSize))
+	path := filepath.Join(t.TempDir(), "a.qcow2")
+	createQcow(t, path, qcow2.CreateOptions{Size: testSize, ClusterBits: 12, Backing: base, BackingFormat: "raw"}, nil)
+	a, err := Open(path, Options{Format: FormatQcow2})
+	require.NoError(t, err)
+	defer a.Close()
+	_, err = Open(path, Options{Format: FormatQcow2})
+	require.ErrorIs(t, err, ErrLocked)
+	b, err := Open(path, Options{Format: FormatQcow2, NoLock: true})
+	require.NoError(t, err)
+	defer b.Close()
+	for i := range 10 {
+		held, err := b.LockedElsewhere()
+		require.NoError(t, err)
+		require.True(t, held)
+		require.ErrorIs(t, b.Lock(), ErrLocked)
+		data := random(uint64(i), 12345*512/512&^511)
+		_, err = a.Pwritev([][]byte{data}, int64(i)*8192)
+		require.NoError(t, err)
+		stale := make([]byte, len(data))
+		_, err = b.Preadv([][]byte{stale}, int64(i)*8192) // fills caches that must not be believed
+		require.NoError(t, err)
+		require.NoError(t, a.Flush())
+		require.NoError(t, a.Unlock())
+		_, err = a.Pwritev([][]byte{data}, 0)
+		require.ErrorIs(t, err, ErrNotLocked)
+		require.NoError(t, b.Lock())
+		got := make([]byte, len(data))
+		_, err = b.Preadv([][]byte{got}, int64(i)*8192)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(data, got))
+		a, b = b, a
+	}
+	other, err := Open(base, Options{})
+	require.ErrorIs(t, err, ErrLocked, "%v", other)
+	require.NoError(t, a.Close())
+	require.NoError(t, b.Close())
+	check(t, path)
+}
+
+// TestQcow2Surroundings changes what must stay the same between open and Lock.
+func TestQcow2Surroundings(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.qcow2")
+	createQcow(t, path, qcow2.CreateOptions{Size: testSize}, nil)
+	f, err := Open(path, Options{Format: FormatQcow2, NoLock: true})
+	require.NoError(t, err)
+	defer f.Close()
+	out, err := exec.Command("qemu-img", "resize", path, "2M").CombinedOutput()
+	require.NoError(t, err, string(out))
+	require.ErrorContains(t, f.Lock(), "had 1048576 bytes")
+	held, err := f.LockedElsewhere()
+	require.NoError(t, err)
+	require.False(t, held)
+	g, err := Open(path, Options{Format: FormatQcow2})
+	require.NoError(t, err, "the lock was given up")
+	require.NoError(t, g.Close())
+}
+
+func TestOverlayOutlivesTheDisk(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	fill := random(5, testSize)
+	path := filepath.Join(t.TempDir(), "a.qcow2")
+	createQcow(t, path, qcow2.CreateOptions{Size: testSize}, fill)
+	before, err := os.ReadFile(path)
+	require.NoError(t, err)
+	v, err := NewOverlay()
+	require.NoError(t, err)
+	one := random(6, 4096)
+	for i := range 2 {
+		f, err := Open(path, Options{Format: FormatQcow2, Overlay: v})
+		require.NoError(t, err)
+		if i == 0 {
+			_, err = f.Pwritev([][]byte{one}, 8192)
+			require.NoError(t, err)
+		}
+		got := make([]byte, testSize)
+		_, err = f.Preadv([][]byte{got}, 0)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(one, got[8192:][:4096]), "as a guest that resets finds it")
+		require.True(t, bytes.Equal(fill[:8192], got[:8192]))
+		require.NoError(t, f.Close())
+	}
+	require.NoError(t, v.Close())
+	after, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(before, after))
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Empty(t, left)
+	v, err = NewOverlay()
+	require.NoError(t, err)
+	defer v.Close()
+	_, err = Open(path, Options{Format: FormatQcow2, ReadOnly: true, Overlay: v})
+	require.ErrorContains(t, err, "give one")
+}
