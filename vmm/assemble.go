@@ -22,12 +22,20 @@ type assembly struct {
 	cpuid    []kvm.CPUIDEntry  // the source's, where there is one
 	disks    map[string]string // drive id to the path to open here
 	memory   *os.File          // the source's guest memory, where that is handed over
+
+	// A drive whose path the source named may have backing files below these
+	// folders only; one that the operator named, anywhere.
+	allow    []string
+	operator map[string]string // by drive id
+
+	overlays *Overlays
 }
 
 // assemble builds a machine in the order that KVM asks for: interrupt
 // controllers and timer before the first vCPU, CPUID before any other vCPU
 // state, memory and devices before the guest runs.
 func assemble(cfg Config, o Options, a assembly) (_ *Machine, err error) {
+	a.overlays = o.Overlays
 	m := &Machine{cfg: cfg, log: o.Log, began: time.Now(), ended: make(chan struct{})}
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)

@@ -57,8 +57,13 @@ type Drive struct {
 	PathOnHost   string `json:"path_on_host"`
 	IsRootDevice bool   `json:"is_root_device,omitempty"`
 	IsReadOnly   bool   `json:"is_read_only,omitempty"`
-	// Format is "raw", the default.
+	// Format is "raw", the default, or "qcow2". It is never guessed from the
+	// image, where a guest may have written.
 	Format string `json:"format,omitempty"`
+	// Snapshot has what the guest writes go to a temporary overlay, in TMPDIR,
+	// which is lost when the process ends; the image stays as it is. A reset of
+	// the guest keeps it. A machine with such a drive cannot be migrated.
+	Snapshot bool `json:"snapshot,omitempty"`
 	// Cache is "writeback" (the default), "writethrough" or "none" (O_DIRECT).
 	Cache string `json:"cache_type,omitempty"`
 	// Queues is the number of request queues, 1 to 16; 0 means one per vCPU, at
@@ -161,8 +166,12 @@ func (c Config) validate(incoming bool) error {
 			return bad("two drives with id %q; give each its own", d.ID)
 		case d.PathOnHost == "" && !incoming:
 			return bad("drive %q has no path", d.ID)
-		case d.Format != "raw":
-			return bad("drive %q: format %q; only raw images are supported", d.ID, d.Format)
+		case d.Format != "raw" && d.Format != "qcow2":
+			return bad("drive %q: format %q; use raw or qcow2", d.ID, d.Format)
+		case d.Snapshot && d.IsReadOnly:
+			return bad("drive %q: both read-only and a snapshot; give one", d.ID)
+		case d.Snapshot && incoming:
+			return bad("drive %q is a snapshot, whose changes lie in a temporary file of the source", d.ID)
 		case d.Queues < 1 || d.Queues > 16:
 			return bad("drive %q: %d queues; give 1 to 16", d.ID, d.Queues)
 		}

@@ -3,6 +3,7 @@ package vmm
 import (
 	"errors"
 	"fmt"
+	"sync"
 
 	"godwit/blockfile"
 	"godwit/virtio"
@@ -16,6 +17,8 @@ type drive struct {
 	path string // what was opened here
 	file blockfile.File
 	dev  *blk.Device
+	// overlays closes what the drive made for itself alone.
+	overlays *Overlays
 }
 
 var _ part = (*drive)(nil)
@@ -30,14 +33,29 @@ func newDrive(spec Drive, a assembly) (_ part, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: drive %q: %w", ErrConfig, spec.ID, err)
 	}
-	if d.file, err = blockfile.Open(d.path, blockfile.Options{ReadOnly: spec.IsReadOnly, Cache: cache, NoLock: a.incoming}); err != nil {
-		return nil, err
+	format, err := blockfile.ParseFormat(spec.Format)
+	if err != nil {
+		return nil, fmt.Errorf("%w: drive %q: %w", ErrConfig, spec.ID, err)
 	}
+	o := blockfile.Options{ReadOnly: spec.IsReadOnly, Cache: cache, Format: format, NoLock: a.incoming, AllowBacking: a.allowBacking(spec.ID)}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, d.file.Close())
+			err = errors.Join(err, d.close())
 		}
 	}()
+	if spec.Snapshot {
+		overlays := a.overlays
+		if overlays == nil {
+			d.overlays = new(Overlays)
+			overlays = d.overlays
+		}
+		if o.Overlay, err = overlays.of(spec.ID); err != nil {
+			return nil, err
+		}
+	}
+	if d.file, err = blockfile.Open(d.path, o); err != nil {
+		return nil, err
+	}
 	if a.incoming && !spec.IsReadOnly {
 		if err := checkLock(d.file, spec.ID, d.path, a.saved); err != nil {
 			return nil, err
@@ -62,10 +80,83 @@ func (d *drive) release() error {
 }
 
 func (d *drive) claim() error { return d.file.Lock() }
-func (d *drive) close() error { return d.file.Close() }
+
+func (d *drive) close() error {
+	var err error
+	if d.file != nil {
+		err = d.file.Close()
+	}
+	if d.overlays != nil {
+		err = errors.Join(err, d.overlays.Close())
+	}
+	return err
+}
+
+// allowBacking judges the backing files of a drive of a machine that arrives.
+// An image that a stranger named may in turn name any file of the host.
+func (a assembly) allowBacking(id string) func(string) (string, error) {
+	if _, named := a.operator[id]; named || !a.incoming {
+		return nil
+	}
+	return func(path string) (string, error) {
+		resolved, ok := Resolve(a.allow, path)
+		if !ok {
+			return "", fmt.Errorf("%w: disk %q: backing file %q is not below an --allow-path, or is missing; start the receiver with --disk %s=PATH to trust the image, or --allow-path PREFIX",
+				ErrIncompatible, id, path, id)
+		}
+		return resolved, nil
+	}
+}
+
+// Overlays are the temporary overlays of drives that are snapshots. The zero
+// value is ready. One machine at a time uses them.
+type Overlays struct {
+	mu   sync.Mutex
+	byID map[string]*blockfile.Overlay
+}
+
+func (v *Overlays) of(id string) (*blockfile.Overlay, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if o := v.byID[id]; o != nil {
+		return o, nil
+	}
+	o, err := blockfile.NewOverlay()
+	if err != nil {
+		return nil, err
+	}
+	if v.byID == nil {
+		v.byID = map[string]*blockfile.Overlay{}
+	}
+	v.byID[id] = o
+	return o, nil
+}
+
+// Close ends the overlays and what is in them, after the last machine.
+func (v *Overlays) Close() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var err error
+	for _, o := range v.byID {
+		err = errors.Join(err, o.Close())
+	}
+	v.byID = nil
+	return err
+}
+
+// canMove says whether the drives are where a destination can find them.
+func canMove(drives []Drive) error {
+	for _, d := range drives {
+		if d.Snapshot {
+			return fmt.Errorf("%w: disk %q is a snapshot: what the guest wrote lies in a temporary file of this process, which no destination can open; start the machine without snapshot to migrate it",
+				ErrIncompatible, d.ID)
+		}
+	}
+	return nil
+}
 
 func (d *drive) info(i *Info) {
-	i.Drives = append(i.Drives, DriveInfo{ID: d.ID, Path: d.path, SizeBytes: d.file.Size(), ReadOnly: d.IsReadOnly, Stats: d.dev.Stats()})
+	i.Drives = append(i.Drives, DriveInfo{ID: d.ID, Path: d.path, SizeBytes: d.file.Size(), Format: d.Format, ReadOnly: d.IsReadOnly, Snapshot: d.Snapshot, Stats: d.dev.Stats()})
 }
 
 // checkLock looks at who holds the lock of a machine's disk before the machine

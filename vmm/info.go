@@ -44,7 +44,9 @@ type DriveInfo struct {
 	ID        string    `json:"id"`
 	Path      string    `json:"path"`
 	SizeBytes int64     `json:"size_bytes"`
+	Format    string    `json:"format"`
 	ReadOnly  bool      `json:"read_only"`
+	Snapshot  bool      `json:"snapshot"` // changes go to a temporary overlay
 	Stats     blk.Stats `json:"stats"`
 }
 

@@ -20,6 +20,9 @@ type Options struct {
 	// Serial receives what the guest writes to its first serial port; nil
 	// discards it. A slow writer never holds a vCPU for long: see devices/serial.
 	Serial io.Writer
+	// Overlays keeps the changes of drives that are snapshots from one machine
+	// to the next, as when a guest resets; nil has each machine begin anew.
+	Overlays *Overlays
 	// Log receives what an operator may want to know; nil is silent.
 	Log *slog.Logger
 }

@@ -49,6 +49,9 @@ func (m *Machine) Source() migration.Source { return &source{m: m} }
 
 // Config implements migration.Source.
 func (s *source) Config() ([]byte, error) {
+	if err := canMove(s.m.cfg.Drives); err != nil {
+		return nil, err
+	}
 	return json.Marshal(wireConfig{Config: s.m.cfg, CPUID: s.m.cpuid, TSCKHz: s.m.tscKHz})
 }
 

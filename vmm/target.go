@@ -66,7 +66,8 @@ func newIncoming(in Incoming, offer migration.Offer) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := assembly{incoming: true, cpuid: w.CPUID, disks: disks, saved: in.Saved, memory: offer.Memory}
+	a := assembly{incoming: true, cpuid: w.CPUID, disks: disks, saved: in.Saved, memory: offer.Memory,
+		allow: in.AllowPrefixes, operator: in.Disks}
 	m, err := assemble(cfg, in.Options, a)
 	if err != nil {
 		return nil, err

@@ -69,7 +69,8 @@ func TestExitCodesAndMessages(t *testing.T) {
 		{"run --guest metronome --cpus 0", 2, "at least 1"},
 		{"run --guest metronome --cpus 1000", 2, "vCPUs"},
 		{"run --guest metronome --disk root.img", 2, "path=FILE"},
-		{"run --guest metronome --disk path=a,format=qcow2", 2, "only raw"},
+		{"run --guest metronome --disk path=a,format=vmdk", 2, "use raw or qcow2"},
+		{"run --guest metronome --disk path=a,readonly,snapshot", 2, "give one"},
 		{"run --guest metronome --disk path=a,id=x --disk path=b,id=x", 2, "two drives"},
 		{"run --guest metronome --memory-backing tape", 2, "tape"},
 		{"run --guest metronome --serial modem", 2, "write stdio, none"},
@@ -196,7 +197,10 @@ func TestParseDrive(t *testing.T) {
 	d, err := parseDrive("path=/a=b.img,id=root,format=raw,readonly,cache=none")
 	require.NoError(t, err)
 	require.Equal(t, vmm.Drive{ID: "root", PathOnHost: "/a=b.img", IsReadOnly: true, Format: "raw", Cache: "none"}, d)
-	for _, s := range []string{"", "a.img", "path=", "id=x", "path=a,ro", "path=a,readonly=yes", "path=a,snapshot", "path=a,path=b", "path"} {
+	d, err = parseDrive("path=a,format=qcow2,snapshot")
+	require.NoError(t, err)
+	require.Equal(t, vmm.Drive{PathOnHost: "a", Format: "qcow2", Snapshot: true}, d)
+	for _, s := range []string{"", "a.img", "path=", "id=x", "path=a,ro", "path=a,readonly=yes", "path=a,snapshot=on", "path=a,path=b", "path"} {
 		_, err := parseDrive(s)
 		require.ErrorIs(t, err, units.ErrSyntax, s)
 	}

@@ -101,7 +101,10 @@ func infoText(info api.Info) string {
 		if d.ReadOnly {
 			access = ", read-only"
 		}
-		line("disk "+d.ID, "%s, %d MiB%s", d.Path, d.SizeBytes>>20, access)
+		if d.Snapshot {
+			access = ", changes are lost at the end"
+		}
+		line("disk "+d.ID, "%s (%s), %d MiB%s", d.Path, d.Format, d.SizeBytes>>20, access)
 	}
 	if v := info.Balloon; v != nil {
 		line("balloon", "%d MiB of %d asked for, %d MiB given back in all", v.ActualMiB, v.TargetMiB, v.Stats.DiscardedBytes>>20)

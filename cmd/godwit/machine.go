@@ -33,7 +33,7 @@ func (m *machineFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&m.initrd, "initrd", "", "initial RAM disk for the kernel, from `FILE`, as in --initrd initrd.img")
 	f.StringVar(&m.appendArgs, "append", "", "add `TEXT` to the default kernel command line, as in --append 'loglevel=7'")
 	f.StringVar(&m.cmdline, "cmdline", "", "replace the default kernel command line with `TEXT`, as in --cmdline 'console=ttyS0 root=/dev/vda'")
-	f.Var(&m.disks, "disk", "attach a disk; may be repeated; the first is root (/dev/vda), as in --disk path=root.img,id=root,readonly")
+	f.Var(&m.disks, "disk", "attach a disk; may be repeated; the first is root (/dev/vda), as in --disk path=root.img,id=root,readonly or --disk path=root.qcow2,format=qcow2,snapshot; with snapshot the image stays as it is and what the guest writes is lost at the end, not at a reset")
 	f.Var(&m.balloon, "balloon", "give the machine a balloon (virtio-balloon), by which the guest gives memory back: of this size now, told to give way before the guest kills processes, with figures of the guest's memory, free pages given back by themselves, or told to a migration; as in --balloon size=256M,deflate-on-oom,stats=5s,reporting,hinting")
 	f.Var(&m.entropy, "rng", "give the guest random numbers (virtio-rng), a number of bytes a second or without limit, as in --rng rate=64K,burst=1M or --rng unlimited")
 	f.Var(&m.memory, "memory", "guest memory, as in --memory 2G (default 512M)")

@@ -22,6 +22,7 @@ When the guest has been migrated away the command ends with 0 and says where it 
 With --name NAME and no --api-sock, the API socket is godwit/NAME.sock below $XDG_RUNTIME_DIR, or below /run for root.`,
 		Example: `  godwit run --guest metronome --append 'fill=64 ws=16 rate=1000'
   godwit run --kernel bzImage --disk path=root.img --memory 1G --cpus 2 --name web
+  godwit run --kernel bzImage --disk path=root.qcow2,format=qcow2,snapshot
   godwit run --config machine.json --serial unix:console.sock`,
 		Args: cobra.NoArgs,
 		RunE: action(func(cmd *cobra.Command, _ []string) error {
@@ -47,7 +48,12 @@ func runMachine(cfg vmm.Config, hf hostFlags, named string) error {
 		return err
 	}
 	defer h.close()
-	build := func() (*vmm.Machine, error) { return vmm.New(cfg, vmm.Options{Serial: h.console}) }
+	// A reset starts another machine, over the same disks to the guest.
+	var overlays vmm.Overlays
+	defer func() { h.warn(overlays.Close()) }()
+	build := func() (*vmm.Machine, error) {
+		return vmm.New(cfg, vmm.Options{Serial: h.console, Overlays: &overlays})
+	}
 	m, err := build()
 	if err != nil {
 		return err

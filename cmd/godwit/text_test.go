@@ -17,14 +17,14 @@ import (
 func TestInfoText(t *testing.T) {
 	info := api.Info{Info: vmm.Info{ID: "web", State: "paused", VCPUs: 2, MemoryMiB: 512, MemoryBacking: "anon", ResidentBytes: 20 << 20,
 		Exits: []uint64{7, 9}, BootMarks: []vmm.BootMark{{Code: 1, AtUS: 12345, Count: 1}, {Code: 2, AtUS: 20000, Count: 3}},
-		Drives: []vmm.DriveInfo{{ID: "vda", Path: "root.img", SizeBytes: 64 << 20, ReadOnly: true}}},
+		Drives: []vmm.DriveInfo{{ID: "vda", Path: "root.img", Format: "qcow2", SizeBytes: 64 << 20, ReadOnly: true}}},
 		LastMigration: &api.Note{Text: "the guest is saved in x"}}
 	require.Equal(t, `web  paused
   migration the guest is saved in x
   memory    512 MiB anon, 20 MiB of it resident
   vcpu 0    7 exits to this process
   vcpu 1    9 exits to this process
-  disk vda  root.img, 64 MiB, read-only
+  disk vda  root.img (qcow2), 64 MiB, read-only
   serial    0 bytes written, 0 lost
   boot mark 1 after 12.3 ms
   boot mark 2 after 20.0 ms, 3 times by now

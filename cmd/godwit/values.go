@@ -89,7 +89,7 @@ func (v *drivesValue) Set(s string) error {
 func (v *drivesValue) Type() string   { return "path=FILE[,..]" }
 func (v *drivesValue) String() string { return "" }
 
-// parseDrive reads path=F[,id=S][,format=raw][,readonly][,cache=..]. What a
+// parseDrive reads path=F[,id=S][,format=raw|qcow2][,readonly][,snapshot][,cache=..]. What a
 // value may be is vmm's to say.
 func parseDrive(s string) (vmm.Drive, error) {
 	pairs, err := units.ParsePairs(s)
@@ -101,6 +101,9 @@ func parseDrive(s string) (vmm.Drive, error) {
 		switch {
 		case p.Key == "readonly" && p.Value == "":
 			d.IsReadOnly = true
+			continue
+		case p.Key == "snapshot" && p.Value == "":
+			d.Snapshot = true
 			continue
 		case p.Value == "":
 		case p.Key == "path":
@@ -116,7 +119,7 @@ func parseDrive(s string) (vmm.Drive, error) {
 			d.Cache = p.Value
 			continue
 		}
-		return vmm.Drive{}, fmt.Errorf("disk %.200q: %w: %q; write path=FILE[,id=NAME][,format=raw][,readonly][,cache=none|writeback|writethrough]",
+		return vmm.Drive{}, fmt.Errorf("disk %.200q: %w: %q; write path=FILE[,id=NAME][,format=raw|qcow2][,readonly][,snapshot][,cache=none|writeback|writethrough]",
 			s, units.ErrSyntax, p.Key)
 	}
 	if d.PathOnHost == "" {

@@ -1,0 +1,97 @@
+package vmm
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"godwit/blockfile"
+	"godwit/blockfile/qcow2"
+)
+
+func driveSpec(path string) Drive {
+	return Config{Drives: []Drive{{ID: "vda", PathOnHost: path, Format: "qcow2"}}}.withDefaults().Drives[0]
+}
+
+// qcowImage makes an image over a raw base of a megabyte.
+func qcowImage(t *testing.T, base string) string {
+	t.Helper()
+	require.NoError(t, os.WriteFile(base, make([]byte, 1<<20), 0o600))
+	path := filepath.Join(t.TempDir(), "a.qcow2")
+	h, err := blockfile.CreateHost(path, blockfile.Options{})
+	require.NoError(t, err)
+	require.NoError(t, qcow2.Create(h, qcow2.CreateOptions{Size: 1 << 20, Backing: base, BackingFormat: "raw"}))
+	require.NoError(t, h.Close())
+	return path
+}
+
+func newTestDrive(t *testing.T, spec Drive, a assembly) *drive {
+	t.Helper()
+	p, err := newDrive(spec, a)
+	require.NoError(t, err)
+	return p.(*drive)
+}
+
+// TestSnapshotDriveSurvivesReset builds the drive of one machine after another.
+func TestSnapshotDriveSurvivesReset(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	spec := driveSpec(qcowImage(t, filepath.Join(t.TempDir(), "base")))
+	spec.Snapshot = true
+	data := bytes.Repeat([]byte("guest!! "), 64)
+	for _, keep := range []bool{true, false} {
+		var overlays Overlays
+		a := assembly{overlays: &overlays}
+		if !keep {
+			a.overlays = nil
+		}
+		d := newTestDrive(t, spec, a)
+		_, err := d.file.Pwritev([][]byte{data}, 4096)
+		require.NoError(t, err)
+		require.NoError(t, d.close())
+		d = newTestDrive(t, spec, a)
+		got := make([]byte, 512)
+		_, err = d.file.Preadv([][]byte{got}, 4096)
+		require.NoError(t, err)
+		require.Equal(t, keep, bytes.Equal(data, got))
+		require.NoError(t, d.close())
+		require.NoError(t, overlays.Close())
+	}
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Empty(t, left)
+	require.NoError(t, canMove([]Drive{{ID: "vdb"}}))
+	err = canMove([]Drive{{ID: "vdb"}, spec})
+	require.ErrorIs(t, err, ErrIncompatible)
+	require.ErrorContains(t, err, `disk "vda" is a snapshot`)
+	require.ErrorContains(t, Config{ID: "a", Drives: []Drive{spec}}.withDefaults().validate(true), "temporary file of the source")
+}
+
+// TestStrangersBackingFile has a source name an image that names a file which
+// the destination's operator never allowed.
+func TestStrangersBackingFile(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "secret")
+	path := qcowImage(t, secret)
+	spec := driveSpec(path)
+	source := newTestDrive(t, spec, assembly{})
+	defer source.close()
+	resolved, err := filepath.EvalSymlinks(path)
+	require.NoError(t, err)
+	in := assembly{incoming: true, disks: map[string]string{"vda": resolved}, allow: []string{filepath.Dir(path)}}
+	_, err = newDrive(spec, in)
+	require.ErrorIs(t, err, ErrIncompatible)
+	require.ErrorContains(t, err, "--allow-path")
+	in.allow = append(in.allow, filepath.Dir(secret))
+	d := newTestDrive(t, spec, in)
+	require.True(t, errors.Is(d.claim(), blockfile.ErrLocked))
+	require.NoError(t, d.close())
+	in.allow, in.operator = nil, in.disks
+	d = newTestDrive(t, spec, in)
+	require.NoError(t, source.release())
+	require.NoError(t, d.claim())
+	require.NoError(t, d.close())
+}
