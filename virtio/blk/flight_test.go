@@ -99,6 +99,8 @@ func TestInFlightIsBounded(t *testing.T) {
 	for i := range 20 {
 		g.wait(i % 2)
 	}
+	disk.mu.Lock()
+	defer disk.mu.Unlock()
 	require.Equal(t, 3, disk.most)
 }
 
@@ -134,7 +136,7 @@ func TestPauseWaitsForTheDisk(t *testing.T) {
 			used, err := g.mem.LoadUint16(g.rings[0].Used + 2)
 			require.NoError(t, err)
 			require.EqualValues(t, depth, used)
-			require.Zero(t, disk.in)
+			disk.waitFor(0)
 		})
 	}
 }
