@@ -284,6 +284,18 @@ func (c *Child) First(n int, beats *[]metronome.Beat) error {
 	return err
 }
 
+// Load waits until the load on the guest's disk has flushed more than n writes.
+func (c *Child) Load(n uint64, l *metronome.IOLine) error {
+	_, out, err := c.held()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, patience)
+	defer cancel()
+	*l, err = out.load(ctx, "blk", flushedPast(n))
+	return err
+}
+
 // Info reads the guest's own record.
 func (c *Child) Info(_ int, in *metronome.Info) error {
 	m, _, err := c.held()
