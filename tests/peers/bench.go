@@ -20,6 +20,7 @@ type bench struct {
 	elf          string // the guest, as a file
 	tscKHz       uint32
 	timeout      time.Duration // of each stage of a run
+	loads        *loader
 	say          func(format string, a ...any)
 }
 
@@ -38,32 +39,37 @@ func (b *bench) commandLine(k *Case) string {
 }
 
 func (b *bench) prepare() error {
+	b.loads = &loader{b: b, images: map[string]string{}}
 	b.elf = filepath.Join(b.dir, "metronome.elf")
 	return os.WriteFile(b.elf, metronome.ELF(), 0o600)
 }
 
 // unfit says why a setting cannot be tried with this godwit.
-func (b *bench) unfit(ctx context.Context, s *Setting) (string, error) {
+func (b *bench) unfit(ctx context.Context, k *Case, s *Setting) (string, error) {
 	if s.Needs == "" {
 		return "", nil
 	}
-	help, err := exec.CommandContext(ctx, b.godwit, "migrate", "--help").Output()
+	command := "migrate"
+	if k.Load != nil {
+		command = "run"
+	}
+	help, err := exec.CommandContext(ctx, b.godwit, command, "--help").Output()
 	if err != nil {
-		return "", fmt.Errorf("run %s migrate --help: %w", b.godwit, err)
+		return "", fmt.Errorf("run %s %s --help: %w", b.godwit, command, err)
 	}
 	for _, word := range strings.Fields(string(help)) {
 		if word == s.Needs {
 			return "", nil
 		}
 	}
-	return fmt.Sprintf("%s migrate has no flag %s", b.godwit, s.Needs), nil
+	return fmt.Sprintf("%s %s has no flag %s", b.godwit, command, s.Needs), nil
 }
 
 // measure does the runs of one case, every setting in turn.
 func (b *bench) measure(ctx context.Context, ses *session, k *Case, runs int) error {
 	var fit []Setting
 	for _, s := range k.Settings {
-		reason, err := b.unfit(ctx, &s)
+		reason, err := b.unfit(ctx, k, &s)
 		if err != nil {
 			return err
 		}
@@ -81,7 +87,11 @@ func (b *bench) measure(ctx context.Context, ses *session, k *Case, runs int) er
 	for run := 1; run <= runs; run++ {
 		for _, s := range fit {
 			r := Result{Kind: "run", Case: k.Name, Setting: s.Name, Side: s.Side, Run: run, At: time.Now().UTC().Format(time.RFC3339)}
-			err := b.once(ctx, k, &s, &r)
+			once := b.once
+			if k.Load != nil {
+				once = b.loads.once
+			}
+			err := once(ctx, k, &s, &r)
 			if ctx.Err() != nil {
 				return context.Cause(ctx) // half a run is none
 			}
@@ -103,6 +113,9 @@ func (r Result) line() string {
 	head := fmt.Sprintf("%s run %d, %s: ", r.Case, r.Run, r.Setting)
 	if r.Error != "" {
 		return head + "ERROR: " + r.Error
+	}
+	if r.OpsPerS > 0 {
+		return head + fmt.Sprintf("%.0f requests/s, %.1f MB/s, median %.0f us, 99 %% %.0f us", r.OpsPerS, r.BytesPerS/1e6, r.P50US, r.P99US)
 	}
 	text := head + fmt.Sprintf("total %.0f ms, downtime %.2f ms, gap %.1f ms (%.1f before, %.1f while copying), %.0f MB, %d rounds",
 		r.TotalMS, r.DowntimeMS, r.GapMS, r.GapBeforeMS, r.GapCopyMS, float64(r.WireBytes)/1e6, r.Rounds)

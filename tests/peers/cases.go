@@ -32,7 +32,12 @@ type Setting struct {
 	// godwit: flags of run, receive and migrate.
 	Run, Receive, Migrate []string
 
-	Needs string // a flag of `godwit migrate` without which the row is left out
+	// Loads: the disk's format, and how QEMU serves it.
+	Format   string
+	AIO      string
+	IOThread bool
+
+	Needs string // a flag of `godwit migrate`, of a load `godwit run`, without which the row is left out
 	TLS   bool   // certificates are made and given to both ends
 	Unix  bool   // a unix socket instead of TCP on loopback
 	Slow  bool   // only run when asked for by name or with -slow
@@ -47,6 +52,7 @@ type Case struct {
 	Link        int64         // bytes per second; 0 is unlimited
 	Downtime    time.Duration // limit that both sides aim at
 	Throughput  bool          // what the guest gets done is measured too
+	Load        *Load         // nothing moves, and what a device gets done is measured
 	Settings    []Setting
 }
 
@@ -109,7 +115,7 @@ func cases() []Case {
 		Name: "godwit local", Side: Godwit, Needs: "--local", Unix: true,
 		Run: []string{"--memory-backing", "memfd"}, Migrate: []string{"--local"},
 	}
-	return []Case{
+	moves := []Case{
 		{
 			Name: "idle-8g", About: "8 GiB, never touched, no writes", MemoryMiB: 8192, Downtime: defaultDowntime,
 			Guest:    guest(func(*metronome.Options) {}),
@@ -139,6 +145,7 @@ func cases() []Case {
 		bulk("bulk-read", "reads and verifies pages as fast as it can", func(o *metronome.Options) { o.Reads = 100 }),
 		bulk("bulk-write", "writes to pages as fast as it can", func(*metronome.Options) {}),
 	}
+	return append(moves, loadCases()...)
 }
 
 // bulk is a case that asks what the guest gets done meanwhile. The downtime limit
@@ -169,7 +176,7 @@ func choose(all []Case, c choice) ([]Case, error) {
 	for _, t := range c.tries {
 		name, flags, ok := strings.Cut(t, ":")
 		i := slices.IndexFunc(all, func(k Case) bool { return k.Name == name })
-		if !ok || i < 0 || strings.TrimSpace(flags) == "" {
+		if !ok || i < 0 || strings.TrimSpace(flags) == "" || all[i].Load != nil {
 			return nil, fmt.Errorf("-try %q: write CASE:FLAGS, as in -try 'ws-20k:--codec xbrle,cache=auto'; cases: %s", t, caseNames(all))
 		}
 		all[i].Settings = append(all[i].Settings, Setting{Name: "godwit " + strings.Join(strings.Fields(flags), " "), Side: Godwit, Migrate: strings.Fields(flags)})
@@ -216,12 +223,20 @@ func caseNames(all []Case) string {
 func list(all []Case) string {
 	var b strings.Builder
 	for _, k := range all {
-		fmt.Fprintf(&b, "%s: %s\n  memory %d MiB, guest %q, link %s, downtime limit %v\n", k.Name, k.About, k.MemoryMiB, k.Guest.String(), linkName(k.Link), k.Downtime)
+		fmt.Fprintf(&b, "%s: %s\n  memory %d MiB, guest %q%s\n", k.Name, k.About, k.MemoryMiB, k.Guest.String(), k.limits(", "))
 		for _, s := range k.Settings {
 			fmt.Fprintf(&b, "    %-24s %s\n", s.Name, s.describe())
 		}
 	}
 	return b.String()
+}
+
+// limits are those of a move, each after sep.
+func (k *Case) limits(sep string) string {
+	if k.Load != nil {
+		return ""
+	}
+	return fmt.Sprintf("%slink %s%sdowntime limit %v", sep, linkName(k.Link), sep, k.Downtime)
 }
 
 func linkName(bytes int64) string {
@@ -245,6 +260,15 @@ func (s Setting) describe() string {
 	}
 	if len(s.Migrate) > 0 {
 		words = append(words, "migrate "+strings.Join(s.Migrate, " "))
+	}
+	if s.Format != "" {
+		words = append(words, "format="+s.Format)
+	}
+	if s.AIO != "" {
+		words = append(words, "aio="+s.AIO+", cache=writeback")
+	}
+	if s.IOThread {
+		words = append(words, "a thread of its own")
 	}
 	if s.TLS {
 		words = append(words, "certificates at both ends")

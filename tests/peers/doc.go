@@ -11,10 +11,16 @@
 //	source starts -> guest fills and beats -> destination starts -> memory is warmed
 //	  -> guest beats steadily -> migrate -> guest beats and sweeps at the destination
 //
+// A case with a load moves nothing. Its run is one guest that drives a disk or a
+// network interface itself, verifies what it reads, and is looked at for five
+// seconds:
+//
+//	image or tap is made -> guest starts and looks at its disk -> load settles -> 5 s -> end
+//
 // Runs are interleaved: every setting once, then every setting again. A run that
 // fails is a line with an error, and the rest goes on. The program is a benchmark
 // and no test: its exit code says only whether it could measure, not who won.
 //
-// cases.go has cases and settings as data, goals.go what was to be reached,
+// cases.go and load.go have cases and settings as data, goals.go what was to be reached,
 // docs/results.md the method.
 package main

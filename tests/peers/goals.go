@@ -19,6 +19,8 @@ type row struct {
 	Undisturbed, During  spread
 	Fraction, WorstBySec spread // of undisturbed
 	BySecond             []float64
+	Ops, MBPerS          spread // of loads
+	P50, P99             spread // us
 }
 
 // table is all rows of one case, in the case's order.
@@ -103,6 +105,10 @@ func (r *row) collect(s *session, in string) {
 			r.Pages = min(r.Pages, float64(v.FirstRoundPages))
 		}
 	}
+	r.Ops = of(func(v Result) float64 { return v.OpsPerS })
+	r.MBPerS = of(func(v Result) float64 { return v.BytesPerS / 1e6 })
+	r.P50 = of(func(v Result) float64 { return v.P50US })
+	r.P99 = of(func(v Result) float64 { return v.P99US })
 	if good[0].UndisturbedPerS == 0 {
 		return
 	}
@@ -130,7 +136,8 @@ func (r Result) worstSecond() float64 {
 	return worst
 }
 
-// best is the side's row with the shortest median total.
+// best is the side's row with the shortest median total, of loads the one that got
+// most done.
 func (t table) best(side Side, is func(row) bool) (row, bool) {
 	var best row
 	found := false
@@ -138,7 +145,7 @@ func (t table) best(side Side, is func(row) bool) (row, bool) {
 		if r.Side != side || r.Apart || r.Runs == 0 || is != nil && !is(r) {
 			continue
 		}
-		if !found || r.Total.Median < best.Total.Median {
+		if !found || r.Total.Median < best.Total.Median || r.Ops.Median > best.Ops.Median {
 			best, found = r, true
 		}
 	}
@@ -216,6 +223,37 @@ var goals = map[string]func(t table, ours, other row, both bool) []verdict{
 	"bulk-50k":   throughput,
 	"bulk-read":  throughput,
 	"bulk-write": throughput,
+
+	"blk-4k-randread": atLeast(1.2),
+	"blk-256k-read":   atLeast(1.0),
+	"blk-256k-write":  atLeast(1.0),
+	"net-64":          atLeast(1.0),
+	"net-tso":         atLeast(1.0),
+	"qcow2-4k-randread": func(t table, ours, other row, both bool) []verdict {
+		const goal = "at least 0.90 of our raw"
+		v := atLeast(1.0)(t, ours, other, both)
+		for _, r := range t.Rows {
+			if r.Side == Godwit && r.Apart && r.Runs > 0 {
+				return append(v, judged(goal, ours.Ops.Median >= 0.9*r.Ops.Median, "%s of %s requests/s, %.3f", digits(ours.Ops.Median), digits(r.Ops.Median), ours.Ops.Median/r.Ops.Median))
+			}
+		}
+		return append(v, verdict{Goal: goal, Reached: "no run of godwit raw that counts"})
+	},
+}
+
+// atLeast judges a load: so much of what QEMU's best setting got done.
+func atLeast(share float64) func(table, row, row, bool) []verdict {
+	return func(t table, ours, other row, both bool) []verdict {
+		goal, unit := fmt.Sprintf("at least %.2f of QEMU's best", share), "requests/s"
+		mine, theirs := ours.Ops.Median, other.Ops.Median
+		if t.Case.Load.Bytes {
+			unit, mine, theirs = "MB/s", ours.MBPerS.Median, other.MBPerS.Median
+		}
+		if !both {
+			return []verdict{missing(goal)}
+		}
+		return []verdict{judged(goal, mine >= share*theirs, "%s of %s %s (%s), %.3f", digits(mine), digits(theirs), unit, other.Setting, mine/theirs)}
+	}
 }
 
 // throughput judges what the guest got done during the fastest move.

@@ -15,12 +15,14 @@ import (
 	"time"
 )
 
-const help = `peers moves the same guest with QEMU and with godwit, in turn, and prints what each took and the ratios.
+const help = `peers moves the same guest with QEMU and with godwit, in turn, or lets it drive their devices, and prints what each
+took and the ratios.
 
   go run ./tests/peers -list                                     what there is to measure
   go run ./tests/peers -runs 5 -out raw.jsonl -markdown all.md    everything
   go run ./tests/peers -cases ws-20k,ws-50k                       two cases
   go run ./tests/peers -cases fill-1g -settings multifd,streams   settings by parts of their names
+  go run ./tests/peers -cases blk-4k-randread,net-64              what the guest gets out of devices; nothing moves
   go run ./tests/peers -cases ws-50k -slow                        auto-converge too, which takes a minute a run
   go run ./tests/peers -cases ws-20k -try 'ws-20k:--codec xbrle,cache=auto --order hot-last'
   go run ./tests/peers -from raw.jsonl                            tables of the last invocation in a file

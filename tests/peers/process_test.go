@@ -84,7 +84,7 @@ func TestUnfitAsksTheProgram(t *testing.T) {
 	require.NoError(t, os.WriteFile(program, []byte("#!/bin/sh\necho ' --tls-cert FILE   use --localhost'\n"), 0o700))
 	b := &bench{godwit: program}
 	for need, reason := range map[string]string{"": "", "--tls-cert": "", "--local": program + " migrate has no flag --local"} {
-		got, err := b.unfit(deadline(t), &Setting{Needs: need})
+		got, err := b.unfit(deadline(t), &Case{}, &Setting{Needs: need})
 		require.NoError(t, err)
 		require.Equal(t, reason, got)
 	}

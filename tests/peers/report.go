@@ -22,8 +22,12 @@ func render(s *session, all []Case) string {
 		if len(t.Rows) == 0 && left == "" {
 			continue
 		}
-		fmt.Fprintf(&b, "\n### %s\n\n%s. Guest: `%s`; link %s; downtime limit %v.\n\n", k.Name, k.About, k.Guest.String(), linkName(k.Link), k.Downtime)
-		if len(t.Rows) > 0 {
+		fmt.Fprintf(&b, "\n### %s\n\n%s. Guest: `%s`%s.\n\n", k.Name, k.About, k.Guest.String(), k.limits("; "))
+		switch {
+		case len(t.Rows) == 0:
+		case k.Load != nil:
+			t.loads(&b)
+		default:
 			t.moves(&b)
 		}
 		if k.Throughput && len(t.Rows) > 0 {
@@ -72,6 +76,17 @@ func (t table) moves(b *strings.Builder) {
 	}
 }
 
+func (t table) loads(b *strings.Builder) {
+	b.WriteString("| setting | runs | requests/s | MB/s | median us | 99 % us |\n|---|---|---|---|---|---|\n")
+	for _, r := range t.Rows {
+		if r.Runs == 0 {
+			fmt.Fprintf(b, "| %s | %s | | | | |\n", r.Setting, counted(r))
+			continue
+		}
+		fmt.Fprintf(b, "| %s | %s | %v | %v | %v | %v |\n", r.Setting, counted(r), r.Ops, r.MBPerS, r.P50, r.P99)
+	}
+}
+
 func (t table) throughput(b *strings.Builder) {
 	b.WriteString("\n| setting | operations/s undisturbed | in the first pass | fraction | worst second | by second, of undisturbed |\n|---|---|---|---|---|---|\n")
 	for _, r := range t.Rows {
@@ -101,7 +116,12 @@ func (t table) conclusions(b *strings.Builder) {
 	ours, ok := t.best(Godwit, nil)
 	other, both := t.best(QEMU, nil)
 	var lines []string
-	if ok && both {
+	switch {
+	case !ok || !both:
+	case t.Case.Load != nil:
+		lines = append(lines, fmt.Sprintf("Ratio, %s to %s: requests/s **%.3f** (%s to %s), median latency %.2f",
+			ours.Setting, other.Setting, ours.Ops.Median/other.Ops.Median, digits(ours.Ops.Median), digits(other.Ops.Median), ours.P50.Median/other.P50.Median))
+	default:
 		lines = append(lines, fmt.Sprintf("Ratio, %s to %s: total **%.3f** (%s to %s ms), gap %.2f, bytes %.3f", ours.Setting, other.Setting,
 			ours.Total.Median/other.Total.Median, digits(ours.Total.Median), digits(other.Total.Median), ours.Gap.Median/other.Gap.Median, ours.MB.Median/other.MB.Median))
 	}

@@ -41,6 +41,12 @@ type Result struct {
 	DuringPerS      float64   `json:"during_per_s,omitempty"`
 	BySecond        []float64 `json:"by_second,omitempty"`
 
+	// What a load got done, and how long its requests took.
+	OpsPerS   float64 `json:"ops_per_s,omitempty"`
+	BytesPerS float64 `json:"bytes_per_s,omitempty"`
+	P50US     float64 `json:"p50_us,omitempty"`
+	P99US     float64 `json:"p99_us,omitempty"`
+
 	Report json.RawMessage `json:"report,omitempty"` // of the program, whole
 }
 
