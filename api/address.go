@@ -4,16 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"godwit/unixsocket"
 )
 
 // ErrAddress marks a text that is no address of a migration.
@@ -49,7 +46,7 @@ func ParseAddress(text string) (Address, error) {
 			return bad(fmt.Sprintf("port %.20q", port))
 		}
 	case "unix":
-		if err := checkSocketPath(target); err != nil {
+		if err := unixsocket.CheckPath(target); err != nil {
 			return Address{}, fmt.Errorf("%w: %w", ErrAddress, err)
 		}
 	case "file":
@@ -122,7 +119,11 @@ func (a Address) Loopback(ctx context.Context) (bool, error) {
 // are TLS: the handshake comes with the first Read or Write of each.
 func (a Address) Listen(t *TLS) (net.Listener, error) {
 	if a.Network == "unix" {
-		return listenUnix(a.Target)
+		l, err := unixsocket.Listen(a.Target)
+		if err != nil {
+			return nil, err
+		}
+		return l, nil
 	}
 	l, err := net.Listen(a.Network, a.Target)
 	if err != nil {
@@ -132,75 +133,4 @@ func (a Address) Listen(t *TLS) (net.Listener, error) {
 		return &tlsListener{tcp, t}, nil
 	}
 	return l, nil
-}
-
-// maxSocketPath is what sockaddr_un holds, with its terminating zero.
-const maxSocketPath = 107
-
-func checkSocketPath(path string) error {
-	switch {
-	case path == "":
-		return errors.New("socket path is empty")
-	case len(path) > maxSocketPath:
-		return fmt.Errorf("socket path of %d bytes, the system takes at most %d; use a shorter one", len(path), maxSocketPath)
-	case strings.ContainsRune(path, 0) || path[0] == '@':
-		return fmt.Errorf("socket path %.120q is not a file's", path)
-	}
-	return nil
-}
-
-// listenUnix makes a socket that only its user can connect to. Where one is left
-// behind by a process that is gone, it is replaced.
-func listenUnix(path string) (net.Listener, error) {
-	if err := checkSocketPath(path); err != nil {
-		return nil, err
-	}
-	if err := removeLeftBehind(path); err != nil {
-		return nil, fmt.Errorf("listen on %q: %w", path, err)
-	}
-	lc := net.ListenConfig{Control: ownerOnly}
-	l, err := lc.Listen(context.Background(), "unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %q: %w", path, err)
-	}
-	return l, nil
-}
-
-// ownerOnly gives a socket mode 0600 before it is bound: the file takes its mode
-// from the socket (Linux, net/unix/af_unix.c, unix_bind_bsd), so that at no time
-// others can connect, whatever the umask says.
-func ownerOnly(_, _ string, c syscall.RawConn) error {
-	var err error
-	if e := c.Control(func(fd uintptr) { err = os.NewSyscallError("fchmod", unix.Fchmod(int(fd), 0o600)) }); e != nil {
-		return e
-	}
-	return err
-}
-
-// removeLeftBehind removes the socket of a process that is gone. Only a refusal
-// says so: a listener with a full backlog fails a connection, too.
-func removeLeftBehind(path string) error {
-	st, err := os.Lstat(path)
-	if err != nil {
-		return nil // nothing is there, or bind will say what is wrong
-	}
-	if st.Mode()&fs.ModeSocket == 0 {
-		return errors.New("a file that is no socket is there; choose another path")
-	}
-	conn, err := net.DialTimeout("unix", path, time.Second)
-	switch {
-	case err == nil:
-		_ = conn.Close() // it served its purpose
-		return errors.New("another process listens there; stop it or choose another path")
-	case errors.Is(err, unix.EAGAIN):
-		return errors.New("another process listens there and is too busy to answer; stop it or choose another path")
-	case errors.Is(err, fs.ErrNotExist):
-		return nil // its owner has removed it meanwhile
-	case !errors.Is(err, unix.ECONNREFUSED):
-		return fmt.Errorf("a socket is there and it cannot be found out whose: %w; choose another path, or remove it if nobody uses it", err)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove the socket left behind: %w", err)
-	}
-	return nil
 }

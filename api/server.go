@@ -13,6 +13,7 @@ import (
 
 	"godwit/migration"
 	"godwit/migration/policy"
+	"godwit/unixsocket"
 	"godwit/vmm"
 )
 
@@ -39,7 +40,7 @@ type Server struct {
 
 // Listen makes the socket at path and serves inst there until Close.
 func Listen(path string, inst *Instance) (*Server, error) {
-	l, err := listenUnix(path)
+	l, err := unixsocket.Listen(path)
 	if err != nil {
 		return nil, err
 	}

@@ -14,11 +14,12 @@ import (
 // name counts.
 var arrows = map[string][]string{
 	"cmd/godwit":         {"api", "lab", "vmm", "migration"},
-	"api":                {"vmm", "migration"},
+	"api":                {"vmm", "migration", "unixsocket"},
 	"lab":                {},
-	"vmm":                {"boot", "virtio", "devices", "blockfile", "tap", "migration", "kvm"},
+	"vmm":                {"boot", "virtio", "devices", "blockfile", "tap", "migration", "kvm", "unixsocket"},
 	"boot":               {"kvm/guestmem"},
 	"boot/metronome":     {},
+	"unixsocket":         {},
 	"virtio":             {"devices/bus", "devices/state", "kvm/guestmem"},
 	"devices":            {"devices/bus", "devices/state"},
 	"blockfile":          {},
