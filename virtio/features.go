@@ -15,6 +15,7 @@ const RingFeatures = FeatureIndirectDesc | FeatureEventIdx | FeatureVersion1
 const (
 	TypeNet     = 1
 	TypeBlock   = 2
+	TypeConsole = 3
 	TypeEntropy = 4
 	TypeBalloon = 5
 )
