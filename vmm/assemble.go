@@ -21,6 +21,7 @@ type assembly struct {
 	saved    bool              // from a file, so there is no source
 	cpuid    []kvm.CPUIDEntry  // the source's, where there is one
 	disks    map[string]string // drive id to the path to open here
+	consoles map[string]string // console id to what is behind it here
 	memory   *os.File          // the source's guest memory, where that is handed over
 
 	// A drive whose path the source named may have backing files below these
@@ -29,6 +30,7 @@ type assembly struct {
 	operator map[string]string // by drive id
 
 	overlays *Overlays
+	stdio    func() (fd int, err error) // Options.Stdio
 }
 
 // assemble builds a machine in the order that KVM asks for: interrupt

@@ -33,6 +33,7 @@ type Config struct {
 	Drives     []Drive       `json:"drives,omitempty"`
 	Balloon    *Balloon      `json:"balloon,omitempty"`
 	Entropy    *Entropy      `json:"entropy,omitempty"`
+	Consoles   []Console     `json:"consoles,omitempty"`
 	Machine    MachineConfig `json:"machine-config"`
 }
 
@@ -113,6 +114,7 @@ func (c Config) withDefaults() Config {
 	if c.Machine.Tracker == "" {
 		c.Machine.Tracker = TrackerLog
 	}
+	c.Consoles = withConsoleDefaults(c.Consoles)
 	c.Drives = append([]Drive(nil), c.Drives...)
 	for i := range c.Drives {
 		d := &c.Drives[i]
@@ -181,6 +183,9 @@ func (c Config) validate(incoming bool) error {
 		return err
 	}
 	if err := c.Entropy.validate(); err != nil {
+		return err
+	}
+	if err := validateConsoles(c.Consoles, incoming); err != nil {
 		return err
 	}
 	if incoming {

@@ -66,6 +66,7 @@ func (m *Machine) createDevices(o Options, a assembly) error {
 	); err != nil {
 		return err
 	}
+	a.stdio = o.Stdio
 	return m.createParts(a)
 }
 
@@ -85,6 +86,11 @@ func (m *Machine) createParts(a assembly) error {
 	}
 	if e := m.cfg.Entropy; e != nil {
 		if err := m.add(newEntropy(*e)); err != nil {
+			return err
+		}
+	}
+	if list := m.cfg.Consoles; len(list) > 0 {
+		if err := m.add(newConsoles(list, a)); err != nil {
 			return err
 		}
 	}

@@ -24,6 +24,7 @@ type Info struct {
 	// Nil where the machine has no such device.
 	Balloon *BalloonInfo `json:"balloon,omitempty"`
 	Entropy *EntropyInfo `json:"entropy,omitempty"`
+	Console *ConsoleInfo `json:"console,omitempty"`
 }
 
 // BootMark is a byte that the guest wrote to the boot-timer port.

@@ -23,6 +23,10 @@ type Options struct {
 	// Overlays keeps the changes of drives that are snapshots from one machine
 	// to the next, as when a guest resets; nil has each machine begin anew.
 	Overlays *Overlays
+	// Stdio gives one end of a connected socket that stands for the process'
+	// standard input and output, each time that a console asks for it; the caller
+	// closes it. Nil where they are used otherwise.
+	Stdio func() (fd int, err error)
 	// Log receives what an operator may want to know; nil is silent.
 	Log *slog.Logger
 }

@@ -18,6 +18,9 @@ type Incoming struct {
 	Options
 	// Disks maps a drive's id to the path that the operator opens for it.
 	Disks map[string]string
+	// Consoles maps a console's id to the Path that it has here. One that is not
+	// in it has nobody behind it.
+	Consoles map[string]string
 	// AllowPrefixes are the directories below which a path that the source
 	// names is opened as it is.
 	AllowPrefixes []string
@@ -66,8 +69,11 @@ func newIncoming(in Incoming, offer migration.Offer) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := in.checkConsoles(cfg.Consoles); err != nil {
+		return nil, err
+	}
 	a := assembly{incoming: true, cpuid: w.CPUID, disks: disks, saved: in.Saved, memory: offer.Memory,
-		allow: in.AllowPrefixes, operator: in.Disks}
+		allow: in.AllowPrefixes, operator: in.Disks, consoles: in.Consoles}
 	m, err := assemble(cfg, in.Options, a)
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"godwit/cmd/godwit/internal/units"
 	"godwit/vmm"
@@ -31,9 +32,44 @@ func TestParseEntropy(t *testing.T) {
 	}
 }
 
+func TestParseConsole(t *testing.T) {
+	c, err := parseConsole("path=unix:/run/a=b.sock,name=org.example.0,id=agent")
+	require.NoError(t, err)
+	require.Equal(t, vmm.Console{ID: "agent", Name: "org.example.0", Path: "unix:/run/a=b.sock"}, c)
+	for _, s := range []string{"", "unix:a", "path=", "path=a", "path=unix:", "path=file:", "path=stdio:x", "path=tcp:a:1", "path=unix:a,size=1", "path=unix:a,name"} {
+		_, err := parseConsole(s)
+		require.ErrorIs(t, err, units.ErrSyntax, s)
+	}
+	v := consoleMapValue{}
+	require.NoError(t, v.Set("con0=unix:/a"))
+	require.NoError(t, v.Set("con1=stdio"))
+	require.Equal(t, consoleMapValue{"con0": "unix:/a", "con1": "stdio"}, v)
+	for _, s := range []string{"", "con2", "=unix:a", "con2=", "con0=unix:b", "con2=tcp:x"} {
+		require.ErrorIs(t, v.Set(s), units.ErrSyntax, s)
+	}
+}
+
+func TestStdioIsGivenOnce(t *testing.T) {
+	require.Equal(t, "con1", stdioConsole([]vmm.Console{{Path: "unix:a"}, {Path: "stdio"}}))
+	require.Equal(t, "x", stdioConsole([]vmm.Console{{Path: "stdio", ID: "x"}}))
+	require.Empty(t, stdioConsole(nil))
+	_, err := newHost(hostFlags{serial: "stdio"}, "", "con0")
+	require.ErrorContains(t, err, "--serial none")
+	h, err := newHost(hostFlags{serial: "none"}, "", "con0")
+	require.NoError(t, err)
+	fd, err := h.options().Stdio()
+	require.NoError(t, err)
+	require.NoError(t, unix.Close(fd))
+	h.close()
+}
+
 func FuzzParseChannels(f *testing.F) {
 	f.Add("rate=64K,burst=1M")
+	f.Add("path=unix:a,name=b")
 	f.Fuzz(func(t *testing.T, s string) {
+		if c, err := parseConsole(s); err == nil && c.Path == "" {
+			t.Fatalf("%q has no path", s)
+		}
 		if e, err := parseEntropy(s); err == nil && e.RateLimiter != nil && e.RateLimiter.Bandwidth.RefillTime == 0 {
 			t.Fatalf("%q is never filled again", s)
 		}

@@ -112,6 +112,15 @@ func infoText(info api.Info) string {
 	if e := info.Entropy; e != nil {
 		line("rng", "%d bytes in %d requests, %d of them waited for the rate limit", e.Stats.Bytes, e.Stats.Requests, e.Stats.Waits)
 	}
+	if c := info.Console; c != nil {
+		for _, p := range c.Ports {
+			where := "nobody can connect"
+			if p.Path != "" {
+				where = p.Path
+			}
+			line("console "+p.ID, "%s, %d bytes to the host, %d to the guest, %d discarded", where, p.Stats.BytesToHost, p.Stats.BytesToGuest, p.Stats.DiscardedBytes)
+		}
+	}
 	line("serial", "%d bytes written, %d lost", info.Serial.WrittenBytes, info.Serial.LostBytes)
 	for _, m := range info.BootMarks {
 		times := ""

@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"runtime"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -36,18 +37,24 @@ func (h *hostFlags) add(f *pflag.FlagSet) {
 
 // host is the life of a machine in this process.
 type host struct {
-	console  *console.Console
+	console  *console.Console // this process' terminal, for messages too
+	serial   *console.Console // the guest's serial port; mostly the same
+	stdioID  string           // the virtio console that has stdio instead of it, or ""
+	copies   sync.WaitGroup   // carry that console's output
 	inst     *api.Instance
 	server   *api.Server // nil without a socket
 	noReboot bool
 }
 
 // newHost opens console and API socket. named is the machine's name where its
-// user gave one.
-func newHost(h hostFlags, named string) (*host, error) {
+// user gave one, stdioID the virtio console that has stdio, or "".
+func newHost(h hostFlags, named, stdioID string) (*host, error) {
 	spec, err := console.ParseSpec(h.serial)
 	if err != nil {
 		return nil, err
+	}
+	if stdioID != "" && spec.Kind == "stdio" {
+		return nil, usage("console %q and the serial port both on stdio; add --serial none, or another place for one of them", stdioID)
 	}
 	socket := h.socket
 	if socket == "" && named != "" {
@@ -58,14 +65,20 @@ func newHost(h hostFlags, named string) (*host, error) {
 			return nil, err
 		}
 	}
-	out := &host{noReboot: h.noReboot}
+	out := &host{noReboot: h.noReboot, stdioID: stdioID}
 	out.inst = api.NewInstance(named, func(n api.Note) { out.say("%s", n.Text) })
-	if out.console, err = console.Open(spec); err != nil {
+	if out.serial, err = console.Open(spec); err != nil {
 		return nil, err
+	}
+	out.console = out.serial
+	if stdioID != "" {
+		if out.console, err = console.Open(console.Spec{Kind: "stdio"}); err != nil {
+			return nil, errors.Join(err, out.serial.Close())
+		}
 	}
 	if socket != "" {
 		if out.server, err = api.Listen(socket, out.inst); err != nil {
-			return nil, errors.Join(err, out.console.Close())
+			return nil, errors.Join(err, out.closeConsoles())
 		}
 	}
 	return out, nil
@@ -79,7 +92,33 @@ func (h *host) close() {
 	if h.server != nil {
 		err = h.server.Close(answerTime)
 	}
-	h.warn(errors.Join(err, h.console.Close()))
+	h.warn(errors.Join(err, h.closeConsoles()))
+}
+
+func (h *host) closeConsoles() error {
+	copied := make(chan struct{})
+	go func() {
+		h.copies.Wait()
+		close(copied)
+	}()
+	select {
+	case <-copied:
+	case <-time.After(time.Second): // nobody reads stdout; the process ends soon
+	}
+	err := h.serial.Close()
+	if h.console != h.serial {
+		err = errors.Join(err, h.console.Close())
+	}
+	return err
+}
+
+// options is what a machine gets from this process.
+func (h *host) options() vmm.Options {
+	o := vmm.Options{Serial: h.serial}
+	if h.stdioID != "" {
+		o.Stdio = h.lendStdio
+	}
+	return o
 }
 
 // say writes one line for the user.
@@ -151,7 +190,14 @@ func (h *host) run(ctx context.Context, m *vmm.Machine, rebuild func() (*vmm.Mac
 // where nobody reads the console, is not how the guest ended.
 func (h *host) runOnce(ctx context.Context, m *vmm.Machine) (exit vmm.Exit, err error) {
 	h.inst.Set(m.Config().ID, m)
-	h.console.Attach(m.Input)
+	h.serial.Attach(m.Input)
+	if h.stdioID != "" {
+		sizes, end := context.WithCancel(ctx)
+		var following sync.WaitGroup
+		defer following.Wait()
+		defer end()
+		following.Go(func() { followSize(sizes, m, h.stdioID) })
+	}
 	if m.State() == vmm.StateBuilt {
 		if err = m.Start(); err != nil {
 			m.Stop()
@@ -165,6 +211,7 @@ func (h *host) runOnce(ctx context.Context, m *vmm.Machine) (exit vmm.Exit, err 
 		m.Stop()
 	}
 	<-m.Ended()
+	h.serial.Attach(nil)
 	h.console.Attach(nil)
 	h.inst.Detach()
 	exit = m.Exit()

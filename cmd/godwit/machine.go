@@ -24,6 +24,7 @@ type machineFlags struct {
 	disks                                                                      drivesValue
 	balloon                                                                    balloonValue
 	entropy                                                                    entropyValue
+	consoles                                                                   consolesValue
 }
 
 func (m *machineFlags) add(f *pflag.FlagSet) {
@@ -36,6 +37,7 @@ func (m *machineFlags) add(f *pflag.FlagSet) {
 	f.Var(&m.disks, "disk", "attach a disk; may be repeated; the first is root (/dev/vda), as in --disk path=root.img,id=root,readonly or --disk path=root.qcow2,format=qcow2,snapshot; with snapshot the image stays as it is and what the guest writes is lost at the end, not at a reset")
 	f.Var(&m.balloon, "balloon", "give the machine a balloon (virtio-balloon), by which the guest gives memory back: of this size now, told to give way before the guest kills processes, with figures of the guest's memory, free pages given back by themselves, or told to a migration; as in --balloon size=256M,deflate-on-oom,stats=5s,reporting,hinting")
 	f.Var(&m.entropy, "rng", "give the guest random numbers (virtio-rng), a number of bytes a second or without limit, as in --rng rate=64K,burst=1M or --rng unlimited")
+	f.Var(&m.consoles, "console", "give the guest a console (hvc0) or, with a name, a channel; may be repeated; as in --console path=unix:agent.sock,name=org.example.0 or --serial none --console path=stdio")
 	f.Var(&m.memory, "memory", "guest memory, as in --memory 2G (default 512M)")
 	f.IntVar(&m.cpus, "cpus", 0, "number `N` of vCPUs, as in --cpus 4 (default 1)")
 	f.StringVar(&m.name, "name", "", "`NAME` of the machine; also puts its API socket where the other commands' --name finds it; as in --name web")
@@ -75,6 +77,7 @@ func (m *machineFlags) build(f *pflag.FlagSet) (vmm.Config, error) {
 	set(f, "tracker", &cfg.Machine.Tracker, m.tracker)
 	set(f, "disk", &cfg.Drives, []vmm.Drive(m.disks))
 	set(f, "balloon", &cfg.Balloon, m.balloon.spec)
+	set(f, "console", &cfg.Consoles, []vmm.Console(m.consoles))
 	set(f, "rng", &cfg.Entropy, m.entropy.spec)
 	if f.Changed("cpus") && m.cpus < 1 {
 		return cfg, usage("%d vCPUs; give at least 1, as in --cpus 2", m.cpus)

@@ -58,6 +58,8 @@ A peer has ` + describeTime.String() + ` to say what machine it brings.`,
 	f.StringVar(&listen, "listen", "", "`ADDRESS` where sources connect, as in --listen tcp:127.0.0.1:7000 or --listen unix:in.sock, port 0 taking a free one; or a saved machine, as in --listen file:web.saved")
 	r.disks = diskMapValue{}
 	f.Var(r.disks, "disk", "open PATH for the source's disk ID; may be repeated, as in --disk vda=/srv/root.img")
+	r.consoles = consoleMapValue{}
+	f.Var(r.consoles, "console", "put unix:PATH, file:PATH or stdio behind the source's virtio console ID; may be repeated; others have nobody behind them; as in --console con0=unix:c.sock")
 	f.StringArrayVar(&r.allow, "allow-path", nil, "open disks below this `FOLDER` as the source names them; may be repeated, as in --allow-path /srv/images")
 	r.guard.add(f)
 	f.BoolVar(&r.once, "once", false, "end with 1 when a migration fails, instead of waiting for the next, as in receive --once")
@@ -69,10 +71,11 @@ A peer has ` + describeTime.String() + ` to say what machine it brings.`,
 
 // receiver is what `receive` was told about incoming machines.
 type receiver struct {
-	disks diskMapValue
-	allow []string
-	guard guard
-	once  bool
+	disks    diskMapValue
+	consoles consoleMapValue
+	allow    []string
+	guard    guard
+	once     bool
 }
 
 func (r *receiver) serve(addr api.Address, hf hostFlags, name string) error {
@@ -82,7 +85,7 @@ func (r *receiver) serve(addr api.Address, hf hostFlags, name string) error {
 	if err != nil {
 		return err
 	}
-	h, err := newHost(hf, name)
+	h, err := newHost(hf, name, r.stdioID())
 	if err != nil {
 		return err
 	}
@@ -97,6 +100,7 @@ func (r *receiver) serve(addr api.Address, hf hostFlags, name string) error {
 		}
 		return &exitError{exitFailed, err}
 	}
+	r.sayUnmapped(h, m)
 	return h.run(ctx, m, func() (*vmm.Machine, error) { return r.rebuild(h, m) })
 }
 
@@ -116,7 +120,7 @@ func (r *receiver) arrive(ctx context.Context, h *host, addr api.Address, secure
 
 // incoming is what a machine that comes may have here.
 func (r *receiver) incoming(h *host) vmm.Incoming {
-	return vmm.Incoming{Options: vmm.Options{Serial: h.console}, Disks: r.disks, AllowPrefixes: r.allow}
+	return vmm.Incoming{Options: h.options(), Disks: r.disks, Consoles: r.consoles, AllowPrefixes: r.allow}
 }
 
 // wait takes migrations until one succeeds.
@@ -146,6 +150,25 @@ func (r *receiver) wait(ctx context.Context, h *host, l net.Listener) (*vmm.Mach
 	}
 }
 
+// stdioID is the console that was mapped to stdio, or "".
+func (r *receiver) stdioID() string {
+	for id, where := range r.consoles {
+		if where == vmm.PathStdio {
+			return id
+		}
+	}
+	return ""
+}
+
+// sayUnmapped names the consoles that nobody is behind from here on.
+func (r *receiver) sayUnmapped(h *host, m *vmm.Machine) {
+	for _, c := range m.Config().Consoles {
+		if _, ok := r.consoles[c.ID]; !ok {
+			h.say("nobody can connect to its console %q here: no --console %s=.. was given", c.ID, c.ID)
+		}
+	}
+}
+
 // arrival says how much came, and how.
 func arrival(rep *migration.Report) string {
 	if rep.Local {
@@ -163,13 +186,17 @@ func (r *receiver) rebuild(h *host, m *vmm.Machine) (*vmm.Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return vmm.New(cfg, vmm.Options{Serial: h.console})
+	return vmm.New(cfg, h.options())
 }
 
 // here gives cfg with the paths that its parts have here, or refuses it: what
 // the source named is opened only below an --allow-path.
 func (r *receiver) here(cfg vmm.Config) (vmm.Config, error) {
 	cfg.Drives = slices.Clone(cfg.Drives)
+	cfg.Consoles = slices.Clone(cfg.Consoles)
+	for i := range cfg.Consoles {
+		cfg.Consoles[i].Path = r.consoles[cfg.Consoles[i].ID]
+	}
 	paths := []*string{&cfg.BootSource.KernelImagePath, &cfg.BootSource.InitrdPath}
 	for i := range cfg.Drives {
 		d := &cfg.Drives[i]

@@ -90,7 +90,7 @@ func TestDeafReceiverEnds(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
-	h, err := newHost(hostFlags{serial: "none"}, "")
+	h, err := newHost(hostFlags{serial: "none"}, "", "")
 	require.NoError(t, err)
 	defer h.close()
 	_, err = new(receiver).wait(context.Background(), h, l)

@@ -43,7 +43,7 @@ func runMachine(cfg vmm.Config, hf hostFlags, named string) error {
 	ctx, stop := untilSignal()
 	defer stop()
 	fitProcs(max(cfg.Machine.VCPUCount, 1))
-	h, err := newHost(hf, named)
+	h, err := newHost(hf, named, stdioConsole(cfg.Consoles))
 	if err != nil {
 		return err
 	}
@@ -52,7 +52,9 @@ func runMachine(cfg vmm.Config, hf hostFlags, named string) error {
 	var overlays vmm.Overlays
 	defer func() { h.warn(overlays.Close()) }()
 	build := func() (*vmm.Machine, error) {
-		return vmm.New(cfg, vmm.Options{Serial: h.console, Overlays: &overlays})
+		o := h.options()
+		o.Overlays = &overlays
+		return vmm.New(cfg, o)
 	}
 	m, err := build()
 	if err != nil {
