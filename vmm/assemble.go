@@ -18,11 +18,12 @@ import (
 // assembly is how building for a migration differs from building to boot.
 type assembly struct {
 	incoming bool
-	saved    bool              // from a file, so there is no source
-	cpuid    []kvm.CPUIDEntry  // the source's, where there is one
-	disks    map[string]string // drive id to the path to open here
-	consoles map[string]string // console id to what is behind it here
-	memory   *os.File          // the source's guest memory, where that is handed over
+	saved    bool                   // from a file, so there is no source
+	cpuid    []kvm.CPUIDEntry       // the source's, where there is one
+	disks    map[string]string      // drive id to the path to open here
+	networks map[string]HostNetwork // card id to what to use here
+	consoles map[string]string      // console id to what is behind it here
+	memory   *os.File               // the source's guest memory, where that is handed over
 
 	// A drive whose path the source named may have backing files below these
 	// folders only; one that the operator named, anywhere.

@@ -28,13 +28,14 @@ const (
 // migration sends to its destination.
 type Config struct {
 	// ID names the instance: 1 to 64 letters, digits, '-', '_' or '.'.
-	ID         string        `json:"id"`
-	BootSource BootSource    `json:"boot-source"`
-	Drives     []Drive       `json:"drives,omitempty"`
-	Balloon    *Balloon      `json:"balloon,omitempty"`
-	Entropy    *Entropy      `json:"entropy,omitempty"`
-	Consoles   []Console     `json:"consoles,omitempty"`
-	Machine    MachineConfig `json:"machine-config"`
+	ID         string             `json:"id"`
+	BootSource BootSource         `json:"boot-source"`
+	Drives     []Drive            `json:"drives,omitempty"`
+	Networks   []NetworkInterface `json:"network-interfaces,omitempty"`
+	Balloon    *Balloon           `json:"balloon,omitempty"`
+	Entropy    *Entropy           `json:"entropy,omitempty"`
+	Consoles   []Console          `json:"consoles,omitempty"`
+	Machine    MachineConfig      `json:"machine-config"`
 }
 
 // BootSource says what to boot. Exactly one of Guest and KernelImagePath is
@@ -131,6 +132,10 @@ func (c Config) withDefaults() Config {
 			d.Queues = min(c.Machine.VCPUCount, 4)
 		}
 	}
+	c.Networks = append([]NetworkInterface(nil), c.Networks...)
+	for i := range c.Networks {
+		c.Networks[i] = c.Networks[i].withDefaults(c.ID, i)
+	}
 	return c
 }
 
@@ -178,6 +183,9 @@ func (c Config) validate(incoming bool) error {
 			return bad("drive %q: %d queues; give 1 to 16", d.ID, d.Queues)
 		}
 		seen[d.ID] = true
+	}
+	if err := validateNetworks(c.Networks, incoming); err != nil {
+		return err
 	}
 	if err := c.Balloon.validate(m.MemSizeMiB); err != nil {
 		return err

@@ -79,6 +79,11 @@ func (m *Machine) createParts(a assembly) error {
 			return err
 		}
 	}
+	for _, spec := range m.cfg.Networks {
+		if err := m.add(newNIC(spec, a)); err != nil {
+			return err
+		}
+	}
 	if b := m.cfg.Balloon; b != nil {
 		if err := m.add(newBalloon(*b, m.mem.Memory)); err != nil {
 			return err

@@ -10,17 +10,18 @@ import (
 // Info is what `godwit info` shows of a machine. Every field's name says its
 // unit.
 type Info struct {
-	ID            string      `json:"id"`
-	State         string      `json:"state"`
-	VCPUs         int         `json:"vcpus"`
-	MemoryMiB     int         `json:"memory_mib"`
-	MemoryBacking string      `json:"memory_backing"`
-	Tracker       string      `json:"tracker"`
-	ResidentBytes uint64      `json:"resident_bytes"` // guest memory that the host has given
-	Exits         []uint64    `json:"exits"`          // returns of KVM_RUN, by vCPU
-	BootMarks     []BootMark  `json:"boot_marks"`
-	Serial        SerialInfo  `json:"serial"`
-	Drives        []DriveInfo `json:"drives"`
+	ID            string        `json:"id"`
+	State         string        `json:"state"`
+	VCPUs         int           `json:"vcpus"`
+	MemoryMiB     int           `json:"memory_mib"`
+	MemoryBacking string        `json:"memory_backing"`
+	Tracker       string        `json:"tracker"`
+	ResidentBytes uint64        `json:"resident_bytes"` // guest memory that the host has given
+	Exits         []uint64      `json:"exits"`          // returns of KVM_RUN, by vCPU
+	BootMarks     []BootMark    `json:"boot_marks"`
+	Serial        SerialInfo    `json:"serial"`
+	Drives        []DriveInfo   `json:"drives"`
+	Networks      []NetworkInfo `json:"networks"`
 	// Nil where the machine has no such device.
 	Balloon *BalloonInfo `json:"balloon,omitempty"`
 	Entropy *EntropyInfo `json:"entropy,omitempty"`
@@ -72,6 +73,7 @@ func (m *Machine) Info() (Info, error) {
 		ResidentBytes: resident,
 		BootMarks:     []BootMark{},
 		Drives:        []DriveInfo{},
+		Networks:      []NetworkInfo{},
 	}
 	if m.State() == StateClosed {
 		return i, fmt.Errorf("info: %w: the machine is closed", ErrState)

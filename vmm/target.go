@@ -21,6 +21,8 @@ type Incoming struct {
 	// Consoles maps a console's id to the Path that it has here. One that is not
 	// in it has nobody behind it.
 	Consoles map[string]string
+	// Networks maps a card's id to the tap that the operator gives it.
+	Networks map[string]HostNetwork
 	// AllowPrefixes are the directories below which a path that the source
 	// names is opened as it is.
 	AllowPrefixes []string
@@ -69,10 +71,14 @@ func newIncoming(in Incoming, offer migration.Offer) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
+	networks, err := in.resolveNetworks(cfg.Networks)
+	if err != nil {
+		return nil, err
+	}
 	if err := in.checkConsoles(cfg.Consoles); err != nil {
 		return nil, err
 	}
-	a := assembly{incoming: true, cpuid: w.CPUID, disks: disks, saved: in.Saved, memory: offer.Memory,
+	a := assembly{incoming: true, cpuid: w.CPUID, disks: disks, networks: networks, saved: in.Saved, memory: offer.Memory,
 		allow: in.AllowPrefixes, operator: in.Disks, consoles: in.Consoles}
 	m, err := assemble(cfg, in.Options, a)
 	if err != nil {

@@ -106,6 +106,10 @@ func infoText(info api.Info) string {
 		}
 		line("disk "+d.ID, "%s (%s), %d MiB%s", d.Path, d.Format, d.SizeBytes>>20, access)
 	}
+	for _, n := range info.Networks {
+		s := n.Stats
+		line("net "+n.ID, "%s, tap %s, %d frames in, %d out, %d dropped", n.MAC, n.Tap, s.RxFrames, s.TxFrames, s.Dropped())
+	}
 	if v := info.Balloon; v != nil {
 		line("balloon", "%d MiB of %d asked for, %d MiB given back in all", v.ActualMiB, v.TargetMiB, v.Stats.DiscardedBytes>>20)
 	}

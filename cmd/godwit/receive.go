@@ -23,8 +23,9 @@ func newReceive() *cobra.Command {
 		Short: "Take a machine that migrates here, or one saved in a file, and run it",
 		Long: `Take a machine that migrates here, or one saved in a file, and run it as "godwit run" does from then on.
 
-The source sends what the machine is made of; only disks and limits are this side's to say. A disk is opened where
---disk maps its id, or as the source names it if that lies below an --allow-path. "listening on" on stderr says that a
+The source sends what the machine is made of; only disks, taps and limits are this side's to say. A disk is opened where
+--disk maps its id, or as the source names it if that lies below an --allow-path. A network card needs a tap here, by --net,
+whatever the source calls its own. "listening on" on stderr says that a
 source may come, with the port where port 0 was asked for. A migration that fails leaves nothing behind, and the next
 one is waited for.
 
@@ -60,6 +61,8 @@ A peer has ` + describeTime.String() + ` to say what machine it brings.`,
 	f.Var(r.disks, "disk", "open PATH for the source's disk ID; may be repeated, as in --disk vda=/srv/root.img")
 	r.consoles = consoleMapValue{}
 	f.Var(r.consoles, "console", "put unix:PATH, file:PATH or stdio behind the source's virtio console ID; may be repeated; others have nobody behind them; as in --console con0=unix:c.sock")
+	r.networks = networkMapValue{}
+	f.Var(r.networks, "net", "use TAP for the source's network card ID, and put it into a bridge; may be repeated, as in --net net0=tap7,bridge=br0")
 	f.StringArrayVar(&r.allow, "allow-path", nil, "open disks below this `FOLDER` as the source names them; may be repeated, as in --allow-path /srv/images")
 	r.guard.add(f)
 	f.BoolVar(&r.once, "once", false, "end with 1 when a migration fails, instead of waiting for the next, as in receive --once")
@@ -73,6 +76,7 @@ A peer has ` + describeTime.String() + ` to say what machine it brings.`,
 type receiver struct {
 	disks    diskMapValue
 	consoles consoleMapValue
+	networks networkMapValue
 	allow    []string
 	guard    guard
 	once     bool
@@ -120,7 +124,7 @@ func (r *receiver) arrive(ctx context.Context, h *host, addr api.Address, secure
 
 // incoming is what a machine that comes may have here.
 func (r *receiver) incoming(h *host) vmm.Incoming {
-	return vmm.Incoming{Options: h.options(), Disks: r.disks, Consoles: r.consoles, AllowPrefixes: r.allow}
+	return vmm.Incoming{Options: h.options(), Disks: r.disks, Networks: r.networks, Consoles: r.consoles, AllowPrefixes: r.allow}
 }
 
 // wait takes migrations until one succeeds.
@@ -205,6 +209,15 @@ func (r *receiver) here(cfg vmm.Config) (vmm.Config, error) {
 		} else {
 			paths = append(paths, &d.PathOnHost)
 		}
+	}
+	cfg.Networks = slices.Clone(cfg.Networks)
+	for i := range cfg.Networks {
+		n := &cfg.Networks[i]
+		host, ok := r.networks[n.ID]
+		if !ok {
+			return cfg, fmt.Errorf("network %q has no tap here; start the receiver with --net %s=TAP", n.ID, n.ID)
+		}
+		n.HostDevName, n.Bridge = host.Tap, host.Bridge
 	}
 	for _, p := range paths {
 		if *p == "" {

@@ -14,8 +14,9 @@ import (
 
 // Namespace puts the test into an empty network namespace with the loopback up,
 // which is gone after it. The test keeps its thread: goroutines and subtests that
-// it starts are outside, but may use what it opened. It takes root.
-func Namespace(t testing.TB) {
+// it starts are outside, but for what they do in enter; they may use what was
+// opened inside. It takes root.
+func Namespace(t testing.TB) (enter func(do func())) {
 	t.Helper()
 	runtime.LockOSThread() // never unlocked: the thread ends with the test
 	require.NoError(t, unix.Unshare(unix.CLONE_NEWNET), "tests with taps run as root")
@@ -24,6 +25,21 @@ func Namespace(t testing.TB) {
 		_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+dir+"/disable_ipv6", []byte("1"), 0)
 	}
 	up(t, "lo")
+	fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	return func(do func()) {
+		done := make(chan error)
+		go func() {
+			runtime.LockOSThread() // never unlocked, likewise
+			err := unix.Setns(fd, unix.CLONE_NEWNET)
+			if err == nil {
+				do()
+			}
+			done <- err
+		}()
+		require.NoError(t, <-done)
+	}
 }
 
 func up(t testing.TB, name string) {
@@ -57,15 +73,18 @@ func Veth(t testing.TB, bridge, name, peer string) {
 }
 
 // Packets opens a raw socket that sees every frame of an interface, and sends.
-func Packets(t testing.TB, name string) int {
+func Packets(t testing.TB, name string) int { return PacketsOf(t, name, unix.ETH_P_ALL) }
+
+// PacketsOf sees frames of one EtherType only.
+func PacketsOf(t testing.TB, name string, kind uint16) int {
 	t.Helper()
 	l, err := netlink.LinkByName(name)
 	require.NoError(t, err)
-	const all = unix.ETH_P_ALL>>8 | unix.ETH_P_ALL<<8&0xff00
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, all)
+	kind = kind>>8 | kind<<8
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = unix.Close(fd) })
-	require.NoError(t, unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: l.Attrs().Index}))
+	require.NoError(t, unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: kind, Ifindex: l.Attrs().Index}))
 	require.NoError(t, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 20}))
 	return fd
 }

@@ -34,6 +34,10 @@ type Stats struct {
 	LastHostError string `json:"last_host_error,omitempty"`
 }
 
+// Dropped is the number of frames that were lost here, either way. Those that the
+// driver's filter refused are not.
+func (s Stats) Dropped() uint64 { return s.RxTooLarge + s.RxMalformed + s.TxMalformed + s.TxRefused }
+
 type counters struct {
 	rx, tx                  traffic
 	rxWaits, txWaits, kicks atomic.Uint64
