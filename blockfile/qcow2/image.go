@@ -217,7 +217,7 @@ func usable(h *Header, forWriting bool) error {
 	case h.Incompatible&IncompatCorrupt != 0:
 		return fmt.Errorf("%w; it can be opened read-only, to copy what is left", ErrCorrupt)
 	case h.Incompatible&IncompatDirty != 0:
-		return fmt.Errorf("%w; repair it first: godwit image check --repair", ErrDirty)
+		return fmt.Errorf("%w; repair it first: godwit image check --repair all", ErrDirty)
 	}
 	return nil
 }

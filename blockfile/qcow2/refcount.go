@@ -83,14 +83,14 @@ func readRefcountTable(h Host, hdr *Header) ([]uint64, error) {
 			continue
 		}
 		if off&uint64(hdr.ClusterSize()-1) != 0 || off >= uint64(size) {
-			return nil, fmt.Errorf("%w: refcount block %d is at %#x; repair it: godwit image check --repair", ErrCorrupt, i, off)
+			return nil, fmt.Errorf("%w: refcount block %d is at %#x; repair it: godwit image check --repair all", ErrCorrupt, i, off)
 		}
 		places = append(places, off)
 	}
 	slices.Sort(places)
 	for i := 1; i < len(places); i++ {
 		if places[i] == places[i-1] {
-			return nil, fmt.Errorf("%w: two refcount blocks are at %#x; repair it: godwit image check --repair", ErrCorrupt, places[i])
+			return nil, fmt.Errorf("%w: two refcount blocks are at %#x; repair it: godwit image check --repair all", ErrCorrupt, places[i])
 		}
 	}
 	return table, nil
@@ -135,11 +135,11 @@ func (m *Image) count(cluster int64, delta int64) (uint64, error) {
 	}
 	i := uint64(cluster) % m.g.perBlock
 	if b == nil {
-		return 0, fmt.Errorf("%w: cluster %d is in use and not counted; repair it: godwit image check --repair", ErrCorrupt, cluster)
+		return 0, fmt.Errorf("%w: cluster %d is in use and not counted; repair it: godwit image check --repair all", ErrCorrupt, cluster)
 	}
 	n := refcount(b.b, m.g.order, i)
 	if delta < 0 && n < uint64(-delta) || delta > 0 && maxRefcount(m.g.order)-n < uint64(delta) {
-		return 0, fmt.Errorf("%w: cluster %d has %d references, which cannot change by %d; repair it: godwit image check --repair", ErrCorrupt, cluster, n, delta)
+		return 0, fmt.Errorf("%w: cluster %d has %d references, which cannot change by %d; repair it: godwit image check --repair all", ErrCorrupt, cluster, n, delta)
 	}
 	n += uint64(delta)
 	setRefcount(b.b, m.g.order, i, n)

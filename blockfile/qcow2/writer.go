@@ -361,3 +361,11 @@ func (w *Writer) writeTable() error {
 	w.h.RefcountOffset, w.h.RefcountClusters = uint64(at)<<w.h.ClusterBits, uint32(size)
 	return w.put(table, at<<w.h.ClusterBits)
 }
+
+// Clusters is the number of clusters of the disk.
+func (w *Writer) Clusters() int64 {
+	return int64(w.h.Size+uint64(w.h.ClusterSize())-1) >> w.h.ClusterBits
+}
+
+// ClusterSize is the unit of allocation in bytes.
+func (w *Writer) ClusterSize() int64 { return w.h.ClusterSize() }

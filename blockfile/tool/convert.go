@@ -1,0 +1,217 @@
+package tool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+
+	"golang.org/x/sync/errgroup"
+
+	"godwit/blockfile"
+	"godwit/blockfile/qcow2"
+)
+
+// Conversion says what to copy, and how.
+type Conversion struct {
+	Source       string
+	SourceFormat string // empty: by the first bytes, without a backing file
+	// Target is what to make; its size is the source's.
+	Target NewImage
+	// Compress compresses what gets smaller by it; qcow2 only.
+	Compress bool
+	// Workers read and compress at once; 0 is one for each CPU.
+	Workers int
+	// Progress hears how much of the disk is done, from one goroutine at a time.
+	Progress func(done, total int64)
+}
+
+// Converted says what came of it.
+type Converted struct {
+	Path             string `json:"path"`
+	Format           string `json:"format"`
+	SourceFormat     string `json:"source_format"`
+	VirtualSizeBytes int64  `json:"virtual_size_bytes"`
+	// What the pieces of the disk have become. Pieces that hold zeroes, or what
+	// the backing file has, are left out.
+	DataBytes       int64 `json:"data_bytes"`
+	CompressedBytes int64 `json:"compressed_bytes"` // of the disk, before compression
+	PackedBytes     int64 `json:"packed_bytes"`     // the same, after
+	ZeroBytes       int64 `json:"zero_bytes"`       // marked as zeroes, over a backing file
+	SkippedBytes    int64 `json:"skipped_bytes"`
+}
+
+// Convert copies a disk into a new image. The source, and what is behind it, is
+// locked shared meanwhile.
+func Convert(ctx context.Context, c Conversion) (_ *Converted, err error) {
+	if c.Compress && c.Target.Format != Qcow2 {
+		return nil, fmt.Errorf("%w: only qcow2 images can be compressed; use --to qcow2", ErrOptions)
+	}
+	src, format, err := c.open()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
+	n := c.Target
+	n.Size = src.Size()
+	if err := n.check(); err != nil {
+		return nil, err
+	}
+	job := &copying{ctx: ctx, Conversion: c, src: src, unit: rawUnit,
+		out: Converted{Path: n.Path, Format: n.Format, SourceFormat: format, VirtualSizeBytes: n.Size}}
+	if n.Backing != "" {
+		below, err := openDisk(beside(n.Path, n.Backing), n.BackingFormat)
+		if err != nil {
+			return nil, fmt.Errorf("backing file: %w", err)
+		}
+		defer func() { err = errors.Join(err, below.Close()) }()
+		job.below = below
+	}
+	t, err := newTarget(n.Path, n.Force)
+	if err != nil {
+		return nil, err
+	}
+	if err := job.into(t, &n); err != nil {
+		return nil, errors.Join(fmt.Errorf("convert %q to %q: %w", c.Source, n.Path, err), t.drop())
+	}
+	return &job.out, t.finish()
+}
+
+// open opens the source. What its bytes alone call qcow2 may have been written
+// by a guest, so then it gets no file to read behind it.
+func (c *Conversion) open() (blockfile.Mapper, string, error) {
+	format := c.SourceFormat
+	if format == "" {
+		i, err := Inspect(c.Source, "")
+		if err != nil {
+			return nil, "", err
+		}
+		if format = i.Format; i.Qcow2Info != nil && i.BackingFile != "" {
+			return nil, "", fmt.Errorf("%w: %q looks like a qcow2 image over %q; if it is no raw disk whose guest wrote that, say --from qcow2",
+				ErrOptions, c.Source, i.BackingFile)
+		}
+	}
+	src, err := openDisk(c.Source, format)
+	return src, format, err
+}
+
+// openDisk opens a disk with its chain for reading.
+func openDisk(path, format string) (blockfile.Mapper, error) {
+	f, err := blockfile.ParseFormat(format)
+	if err != nil {
+		return nil, err
+	}
+	disk, err := blockfile.Open(path, blockfile.Options{ReadOnly: true, Format: f})
+	if err != nil {
+		return nil, err
+	}
+	return disk.(blockfile.Mapper), nil
+}
+
+// into fills the target.
+func (j *copying) into(t *target, n *NewImage) error {
+	if n.Format == Raw {
+		if err := t.Truncate(n.Size); err != nil {
+			return err
+		}
+		return j.run(rawSink{t.HostFile})
+	}
+	w, err := qcow2.NewWriter(t.HostFile, n.options())
+	if err != nil {
+		return err
+	}
+	j.unit = w.ClusterSize()
+	j.compression = n.Compression
+	if err := j.run(qcow2Sink{w, j.unit}); err != nil {
+		return err
+	}
+	return w.Close()
+}
+
+// sink takes the pieces of a disk in ascending order.
+type sink interface {
+	data(off int64, b []byte) error
+	packed(off int64, b []byte) error
+	zero(off int64) error
+}
+
+// rawSink leaves holes where nothing is written.
+type rawSink struct{ *blockfile.HostFile }
+
+func (s rawSink) data(off int64, b []byte) error { return s.Pwritev([][]byte{b}, off) }
+func (s rawSink) packed(int64, []byte) error     { return errors.ErrUnsupported }
+func (s rawSink) zero(int64) error               { return nil }
+
+type qcow2Sink struct {
+	*qcow2.Writer
+	unit int64
+}
+
+func (s qcow2Sink) data(off int64, b []byte) error   { return s.Write(off/s.unit, b) }
+func (s qcow2Sink) packed(off int64, b []byte) error { return s.WriteCompressed(off/s.unit, b) }
+func (s qcow2Sink) zero(off int64) error             { return s.Zero(off / s.unit) }
+
+// run has workers read and compress chunks, and hands them on in their order:
+//
+//	plan ──> todo ──> workers
+//	  └────> queue ──> write      waits for each chunk's done
+func (j *copying) run(to sink) error {
+	workers := j.Workers
+	if workers == 0 {
+		workers = runtime.GOMAXPROCS(0)
+	}
+	g, ctx := errgroup.WithContext(j.ctx)
+	todo, queue := make(chan *chunk), make(chan *chunk, 2*workers)
+	free := make(chan *chunk, 3*workers)
+	for range cap(free) {
+		free <- newChunk()
+	}
+	g.Go(func() error {
+		defer close(todo)
+		defer close(queue)
+		return j.plan(ctx, free, todo, queue)
+	})
+	for range workers {
+		g.Go(func() error {
+			z, err := j.compressor()
+			if err != nil {
+				return err
+			}
+			for c := range todo {
+				err := j.prepare(c, z)
+				c.done <- struct{}{}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	g.Go(func() error {
+		for c := range queue {
+			select {
+			case <-c.done:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			if err := j.write(to, c); err != nil {
+				return err
+			}
+			if j.Progress != nil {
+				j.Progress(c.off+c.n, j.src.Size())
+			}
+			free <- c
+		}
+		return nil
+	})
+	err := g.Wait()
+	j.out.SkippedBytes = j.src.Size() - j.out.DataBytes - j.out.CompressedBytes - j.out.ZeroBytes
+	return err
+}
+
+func (j *copying) compressor() (*qcow2.Compressor, error) {
+	if !j.Compress {
+		return nil, nil
+	}
+	return qcow2.NewCompressor(j.compression)
+}

@@ -1,0 +1,152 @@
+package tool
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"godwit/blockfile"
+	"godwit/blockfile/qcow2"
+)
+
+// The formats.
+const (
+	Raw   = "raw"
+	Qcow2 = "qcow2"
+)
+
+// maxChain bounds how far a chain of backing files is followed.
+const maxChain = 64
+
+// Info describes an image.
+type Info struct {
+	Path   string `json:"path"`
+	Format string `json:"format"`
+	// FormatFrom says who says so: flag, magic (the file's first bytes), or
+	// header (the image above it).
+	FormatFrom       string `json:"format_from"`
+	VirtualSizeBytes int64  `json:"virtual_size_bytes"`
+	FileSizeBytes    int64  `json:"file_size_bytes"`
+	DiskSizeBytes    int64  `json:"disk_size_bytes"` // that the host has allocated
+	InUse            bool   `json:"in_use"`
+	InUseForWriting  bool   `json:"in_use_for_writing"`
+
+	*Qcow2Info `json:"qcow2,omitempty"`
+	// Backing is the next image of the chain; BackingError says why it is not there.
+	Backing      *Info  `json:"backing,omitempty"`
+	BackingError string `json:"backing_error,omitempty"`
+}
+
+// Qcow2Info is what only a qcow2 image has.
+type Qcow2Info struct {
+	Version          int    `json:"version"`
+	ClusterSizeBytes int64  `json:"cluster_size_bytes"`
+	RefcountBits     int    `json:"refcount_bits"`
+	Compression      string `json:"compression"`
+	Dirty            bool   `json:"dirty"`
+	Corrupt          bool   `json:"corrupt"`
+	Snapshots        int    `json:"snapshots"`
+	BackingFile      string `json:"backing_file,omitempty"`
+	BackingFormat    string `json:"backing_format,omitempty"`
+}
+
+// look opens the file of an image as it is, with no lock.
+func look(path string) (*blockfile.HostFile, error) {
+	return blockfile.OpenHost(path, blockfile.Options{ReadOnly: true, NoLock: true})
+}
+
+// Detect looks at the first bytes of an image.
+func Detect(path string) (string, error) {
+	f, err := look(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	return detect(f)
+}
+
+func detect(f *blockfile.HostFile) (string, error) {
+	magic := make([]byte, 4)
+	if err := f.Preadv([][]byte{magic}, 0); err != nil {
+		return "", err
+	}
+	if string(magic) == "QFI\xfb" {
+		return Qcow2, nil
+	}
+	return Raw, nil
+}
+
+// Inspect describes an image and the chain of its backing files. An empty
+// format leaves it to the file's first bytes.
+func Inspect(path, format string) (*Info, error) { return inspect(path, format, "flag", maxChain) }
+
+func inspect(path, format, from string, depth int) (*Info, error) {
+	f, err := look(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	i := &Info{Path: path, Format: format, FormatFrom: from}
+	if format == "" {
+		i.FormatFrom = "magic"
+		if i.Format, err = detect(f); err != nil {
+			return nil, err
+		}
+	}
+	if i.InUse, i.InUseForWriting, err = users(path); err != nil {
+		return nil, err
+	}
+	if i.FileSizeBytes, err = f.Size(); err != nil {
+		return nil, fmt.Errorf("size of %q: %w", path, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return nil, fmt.Errorf("stat %q: %w", path, err)
+	}
+	i.DiskSizeBytes = st.Blocks * 512
+	i.VirtualSizeBytes = i.FileSizeBytes
+	switch i.Format {
+	case Raw:
+		return i, nil
+	case Qcow2:
+		return i, i.readQcow2(f, depth)
+	}
+	return nil, fmt.Errorf("format %q of %q is not known; there are raw and qcow2", i.Format, path)
+}
+
+func (i *Info) readQcow2(f *blockfile.HostFile, depth int) error {
+	h, err := qcow2.ReadHeader(f)
+	if err != nil {
+		return fmt.Errorf("image %q: %w", i.Path, err)
+	}
+	i.VirtualSizeBytes = int64(h.Size)
+	i.Qcow2Info = &Qcow2Info{
+		Version: int(h.Version), ClusterSizeBytes: h.ClusterSize(), RefcountBits: h.RefcountBits(), Compression: h.Compression.String(),
+		Dirty: h.Incompatible&qcow2.IncompatDirty != 0, Corrupt: h.Incompatible&qcow2.IncompatCorrupt != 0,
+		Snapshots: int(h.SnapshotCount), BackingFile: h.Backing, BackingFormat: h.BackingFormat,
+	}
+	if h.Backing == "" {
+		return nil
+	}
+	switch {
+	case depth == 0:
+		err = fmt.Errorf("more than %d images, or a circle", maxChain)
+	case h.BackingFormat == "":
+		err = fmt.Errorf("the image does not say the format of %q; set it with qemu-img rebase -u -F", h.Backing)
+	default:
+		i.Backing, err = inspect(beside(i.Path, h.Backing), h.BackingFormat, "header", depth-1)
+	}
+	if err != nil {
+		i.BackingError = err.Error()
+	}
+	return nil
+}
+
+// beside is where a name lies that is stored in the image at path.
+func beside(path, name string) string {
+	if filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(filepath.Dir(path), name)
+}
