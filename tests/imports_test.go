@@ -13,7 +13,7 @@ import (
 // import of godwit. A subtree may always import itself. The longest matching
 // name counts.
 var arrows = map[string][]string{
-	"cmd/godwit":         {"api", "lab", "vmm", "migration"},
+	"cmd/godwit":         {"api", "lab", "vmm", "migration", "blockfile"},
 	"api":                {"vmm", "migration", "unixsocket"},
 	"lab":                {},
 	"vmm":                {"boot", "virtio", "devices", "blockfile", "tap", "migration", "kvm", "unixsocket"},

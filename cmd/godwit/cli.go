@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"godwit/api"
+	"godwit/blockfile/tool"
 	"godwit/cmd/godwit/internal/console"
 	"godwit/cmd/godwit/internal/units"
 	"godwit/migration"
@@ -90,7 +91,7 @@ func codeOf(err error) int {
 }
 
 // badUsage are errors that only a wrong argument brings.
-var badUsage = []error{vmm.ErrConfig, migration.ErrOptions, policy.ErrBadPolicy, api.ErrAddress, api.ErrTLS, console.ErrSpec, units.ErrSyntax}
+var badUsage = []error{vmm.ErrConfig, migration.ErrOptions, policy.ErrBadPolicy, api.ErrAddress, api.ErrTLS, console.ErrSpec, units.ErrSyntax, tool.ErrOptions}
 
 // action makes a command's work give the right exit code.
 func action(f func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
@@ -140,6 +141,7 @@ Exit codes: 0 done, 1 failed, 2 bad usage, 3 guest fault.`,
 	}{
 		{"machine", "Run a machine:", []*cobra.Command{newRun(), newInfo(), newPause(), newResume(), newStop(), newBalloon()}},
 		{"move", "Move it:", []*cobra.Command{newReceive(), newMigrate(), newMigration()}},
+		{"disk", "Its disks:", []*cobra.Command{newImage()}},
 		{"host", "Try it on this host:", []*cobra.Command{newDemo(), newDoctor(), newLab()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})

@@ -107,6 +107,31 @@ func TestExitCodesAndMessages(t *testing.T) {
 		{"migration set speed=3 --name a", 2, "no setting"},
 		{"balloon set lots --name a", 2, "write for example 512M"},
 		{"run --guest metronome --balloon size=1G", 2, "balloon of 1024 MiB in a machine of 512 MiB"},
+		{"image", 2, "info, create, convert or check"},
+		{"image info", 2, "accepts 1 arg"},
+		{"image info " + absent, 1, "no such file"},
+		{"image info x --format vmdk", 2, "raw and qcow2"},
+		{"image create x", 2, "how large"},
+		{"image create x 10Q", 2, "512M"},
+		{"image create x 100", 2, "multiple of 512"},
+		{"image create x 1G --format raw --cluster-size 64K", 2, "use --format qcow2"},
+		{"image create x 1G --cluster-size 3K", 2, "power of two"},
+		{"image create x 1G --compat v4", 2, "v2 or v3"},
+		{"image create x 1G --compat v2 --compression zstd", 2, "zlib only"},
+		{"image create x 1G --compression lzma", 2, "zlib or zstd"},
+		{"image create x 1G --refcount-bits 3", 2, "1, 2, 4"},
+		{"image create x 1G --preallocate full", 2, "off or metadata"},
+		{"image create x --backing " + config, 2, "say the format"},
+		{"image create x --backing " + absent + " --backing-format raw", 1, "no such file"},
+		{"image create " + config + " 1G", 1, "pass --force"},
+		{"image convert x", 2, "accepts 2 arg"},
+		{"image convert " + absent + " y", 1, "no such file"},
+		{"image convert " + config + " y --to raw --compress", 2, "only qcow2 images can be compressed"},
+		{"image convert " + config + " y --workers -1", 2, "at least 1"},
+		{"image check " + absent, 1, "no such file"},
+		{"image check " + config, 1, "only qcow2 images have something to check"},
+		{"image check x --repair some", 2, "leaks or all"},
+		{"image check x --findings -1", 2, "at least 0"},
 		{"demo --linux", 2, "--kernel FILE"},
 		{"demo --disk path=x", 2, "--linux"},
 		{"lab", 2, "which command"},
@@ -116,7 +141,7 @@ func TestExitCodesAndMessages(t *testing.T) {
 		require.Equal(t, c.code, code, "godwit %s: %s", c.args, stderr)
 		require.Contains(t, stderr, c.says, "godwit %s", c.args)
 		require.Contains(t, stderr, "godwit: ", "godwit %s", c.args)
-		if c.args != "" && c.args != "migration" {
+		if c.args != "" && c.args != "migration" && c.args != "image" {
 			require.Empty(t, stdout, "godwit %s", c.args)
 		}
 	}
