@@ -289,3 +289,105 @@ func TestOverlayOutlivesTheDisk(t *testing.T) {
 	_, err = Open(path, Options{Format: FormatQcow2, ReadOnly: true, Overlay: v})
 	require.ErrorContains(t, err, "give one")
 }
+
+// TestTryQcow2 does at once what the caches have, and leaves the rest.
+func TestTryQcow2(t *testing.T) {
+	base := random(1, testSize)
+	path := filepath.Join(t.TempDir(), "a.qcow2")
+	createQcow(t, path, qcow2.CreateOptions{Size: testSize, ClusterBits: 12, Backing: image(t, base), BackingFormat: "raw"}, nil)
+	f, err := Open(path, Options{Format: FormatQcow2})
+	require.NoError(t, err)
+	defer f.Close()
+	q := f.(*qcow)
+	data := random(2, 16384)
+	// Nothing is there to be written in place.
+	done, err := q.TryPwritev([][]byte{data}, 8192)
+	require.NoError(t, err)
+	require.False(t, done)
+	_, err = q.Pwritev([][]byte{data}, 8192)
+	require.NoError(t, err)
+	require.NoError(t, q.WriteZeroes(40960, 4096, true))
+	copy(base[8192:], data)
+	clear(base[40960:][:4096])
+	got := make([]byte, 65536)
+	_, err = q.Preadv([][]byte{got}, 0)
+	require.NoError(t, err)
+	clear(got)
+	done, err = q.TryPreadv([][]byte{got[:512], nil, got[512:]}, 0) // three kinds of cluster
+	require.NoError(t, err)
+	if q.host.r.noNowait.Load() {
+		t.Log("this file system has no RWF_NOWAIT")
+	} else {
+		require.True(t, done)
+		require.True(t, bytes.Equal(base[:65536], got))
+	}
+	data = random(3, 4096)
+	done, err = q.TryPwritev([][]byte{data[:512], data[512:]}, 8192+512)
+	require.NoError(t, err)
+	require.True(t, done)
+	_, err = q.Preadv([][]byte{got[:4096]}, 8192+512)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(data, got[:4096]))
+	// Freed, it must not be written in place any more.
+	require.NoError(t, q.Discard(8192, 16384))
+	done, err = q.TryPwritev([][]byte{data}, 8192)
+	require.NoError(t, err)
+	require.False(t, done)
+	for _, off := range []int64{-512, 1, testSize} {
+		_, err = q.TryPreadv([][]byte{data}, off)
+		require.ErrorIs(t, err, ErrRange)
+		_, err = q.TryPwritev([][]byte{data}, off)
+		require.ErrorIs(t, err, ErrRange)
+	}
+	require.NoError(t, q.Unlock())
+	_, err = q.TryPwritev([][]byte{data}, 0)
+	require.ErrorIs(t, err, ErrNotLocked)
+}
+
+// BenchmarkFormats reads 4 KiB at random from allocated clusters in the page
+// cache, one request at a time and from several goroutines.
+func BenchmarkFormats(b *testing.B) {
+	const size = 256 << 20
+	raw, path := filepath.Join(b.TempDir(), "a.raw"), filepath.Join(b.TempDir(), "a.qcow2")
+	require.NoError(b, os.WriteFile(raw, random(1, size), 0o600))
+	out, err := exec.Command("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, path).CombinedOutput()
+	require.NoError(b, err, string(out))
+	for _, c := range []struct {
+		path   string
+		format Format
+	}{{raw, FormatRaw}, {path, FormatQcow2}} {
+		f, err := Open(c.path, Options{Format: c.format})
+		require.NoError(b, err)
+		t := f.(Trier)
+		read := func(b *testing.B, op func(bufs [][]byte, off int64) bool) {
+			b.ReportAllocs()
+			bufs := [][]byte{make([]byte, 4096)}
+			x := uint32(1)
+			for b.Loop() {
+				x = x*1664525 + 1013904223
+				if !op(bufs, int64(x%(size/4096))*4096) {
+					b.Fatal("not read")
+				}
+			}
+		}
+		b.Run(c.format.String()+" read", func(b *testing.B) {
+			read(b, func(bufs [][]byte, off int64) bool { _, err := f.Preadv(bufs, off); return err == nil })
+		})
+		b.Run(c.format.String()+" try", func(b *testing.B) {
+			read(b, func(bufs [][]byte, off int64) bool { done, err := t.TryPreadv(bufs, off); return done && err == nil })
+		})
+		b.Run(c.format.String()+" parallel", func(b *testing.B) {
+			b.ReportAllocs()
+			b.RunParallel(func(p *testing.PB) {
+				bufs := [][]byte{make([]byte, 4096)}
+				for x := uint32(1); p.Next(); {
+					x = x*1664525 + 1013904223
+					if _, err := f.Preadv(bufs, int64(x%(size/4096))*4096); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+		})
+		require.NoError(b, f.Close())
+	}
+}

@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"godwit/blockfile/qcow2"
 )
 
 // Trier is a File that knows beforehand which requests would wait for storage.
@@ -21,7 +23,13 @@ type Trier interface {
 	TryPwritev(bufs [][]byte, off int64) (done bool, err error)
 }
 
-var _ Trier = (*raw)(nil)
+var (
+	_ Trier = (*raw)(nil)
+	_ Trier = (*qcow)(nil)
+	_ Trier = overlaid{}
+
+	_ qcow2.Trier = (*HostFile)(nil)
+)
 
 const (
 	// slowWrite is a write into the page cache that was not just a copy: the
@@ -76,6 +84,44 @@ func (r *raw) TryPwritev(bufs [][]byte, off int64) (bool, error) {
 	begin := time.Now()
 	_, err := r.Pwritev(bufs, off)
 	r.pace.took(time.Since(begin))
+	return true, err
+}
+
+// TryPreadv implements Trier: what the caches of the format and the page cache
+// have.
+func (q *qcow) TryPreadv(bufs [][]byte, off int64) (bool, error) {
+	if err := checkRange(q.path, q.Size(), off, total(bufs)); err != nil {
+		return true, err
+	}
+	return q.img.TryPreadv(bufs, off)
+}
+
+// TryPwritev implements Trier: a write into clusters that the image has.
+func (q *qcow) TryPwritev(bufs [][]byte, off int64) (bool, error) {
+	if err := q.checkWrite(off, total(bufs)); err != nil {
+		return true, err
+	}
+	return q.img.TryPwritev(bufs, off)
+}
+
+// TryPreadv implements qcow2.Trier. A read across the end of the file is left
+// to Preadv.
+func (h *HostFile) TryPreadv(bufs [][]byte, off int64) (bool, error) {
+	r := h.r
+	if r.cache == CacheNone || r.noNowait.Load() {
+		return false, nil
+	}
+	return r.nowait(bufs, off, total(bufs))
+}
+
+// TryPwritev implements qcow2.Trier.
+func (h *HostFile) TryPwritev(bufs [][]byte, off int64) (bool, error) {
+	if r := h.r; r.cache != CacheWriteback || r.pace.slow() {
+		return false, nil
+	}
+	begin := time.Now()
+	err := h.Pwritev(bufs, off)
+	h.r.pace.took(time.Since(begin))
 	return true, err
 }
 

@@ -82,23 +82,28 @@ func (c *cache[T]) add(item T) {
 
 // lookup gives the L2 entry of a guest cluster. The usual case takes no lock.
 func (m *Image) lookup(cluster uint64) (uint64, error) {
+	if entry, ok := m.cached(cluster); ok {
+		return entry, nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t, err := m.table(cluster / m.g.perTable)
+	if err != nil || t == nil {
+		return 0, err
+	}
+	return t.entries[cluster%m.g.perTable], nil
+}
+
+// cached is lookup where that needs neither a lock nor the file.
+func (m *Image) cached(cluster uint64) (entry uint64, ok bool) {
 	i := cluster / m.g.perTable
 	if t := m.tables[i].Load(); t != nil {
 		if !t.used.Load() {
 			t.used.Store(true)
 		}
-		return atomic.LoadUint64(&t.entries[cluster%m.g.perTable]), nil
+		return atomic.LoadUint64(&t.entries[cluster%m.g.perTable]), true
 	}
-	if atomic.LoadUint64(&m.l1[i])&offsetMask == 0 {
-		return 0, nil
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	t, err := m.table(i)
-	if err != nil || t == nil {
-		return 0, err
-	}
-	return t.entries[cluster%m.g.perTable], nil
+	return 0, atomic.LoadUint64(&m.l1[i])&offsetMask == 0
 }
 
 // table gives the L2 table of an L1 entry, nil if there is none. It needs mu.
