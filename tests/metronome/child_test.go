@@ -8,11 +8,14 @@ import (
 	"net"
 	"net/rpc"
 	"os"
+	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"godwit/blockfile"
 	"godwit/boot/metronome"
 	"godwit/migration"
 	"godwit/migration/policy"
@@ -54,14 +57,17 @@ type SendArgs struct {
 	Rounds    int // exactly so many before the pause; 0 leaves it to the default rule
 	Silence   time.Duration
 	Die       Moment
-	Local     bool // Addr is a unix socket, and the memory itself goes there
+	Local     bool   // Addr is a unix socket, and the memory itself goes there
+	Probe     string // a disk, that somebody else tries to lock in each phase
 }
 
 // ReceiveArgs orders a child to take one in.
 type ReceiveArgs struct {
 	Silence, Lease time.Duration
 	Die            Moment
-	Local          bool // listen on a unix socket
+	Local          bool              // listen on a unix socket
+	Disks          map[string]string // where the guest's disks are here
+	Probe          string
 }
 
 // Outcome is how a migration ended at one side.
@@ -71,6 +77,58 @@ type Outcome struct {
 	Unknown, NotTaken bool   // see migration.OutcomeError
 	ForceAfter        time.Time
 	State             string // of the machine, "none" where there is none
+	Probes            map[migration.Phase]string
+}
+
+// prober is a third party, with an open file of its own, that tries to lock a
+// disk when a phase begins. While the lock changes hands it only looks: a try
+// that works would spoil the migration.
+type prober struct {
+	path   string
+	window []migration.Phase
+	found  map[migration.Phase]string
+}
+
+// What a prober finds.
+const (
+	probeLocked = "locked"
+	probeFree   = "free"
+)
+
+func (p *prober) see(at migration.Progress) {
+	if _, done := p.found[at.Phase]; done || p.path == "" {
+		return
+	}
+	f, err := blockfile.Open(p.path, blockfile.Options{NoLock: true})
+	if err != nil {
+		p.found[at.Phase] = err.Error()
+		return
+	}
+	defer f.Close()
+	held, err := f.LockedElsewhere()
+	if err == nil && !slices.Contains(p.window, at.Phase) {
+		err = f.Lock()
+		held = errors.Is(err, blockfile.ErrLocked)
+	}
+	switch {
+	case held:
+		p.found[at.Phase] = probeLocked
+	case err == nil:
+		p.found[at.Phase] = probeFree
+	default:
+		p.found[at.Phase] = err.Error()
+	}
+}
+
+// hooks calls one after the other.
+func hooks(list ...func(migration.Progress)) func(migration.Progress) {
+	return func(p migration.Progress) {
+		for _, h := range list {
+			if h != nil {
+				h(p)
+			}
+		}
+	}
 }
 
 // rounds is a stop rule: finish after exactly so many.
@@ -205,10 +263,12 @@ func (c *Child) Receive(a ReceiveArgs, o *Outcome) error {
 	defer l.Close()
 	out := c.newCopy()
 	var built *vmm.Machine
-	build := vmm.BuildTarget(vmm.Incoming{Options: vmm.Options{Serial: out}}, func(m *vmm.Machine) { built = m })
-	opts := migration.ReceiveOptions{Silence: a.Silence, Lease: a.Lease, OnProgress: a.Die.hook()}
+	build := vmm.BuildTarget(vmm.Incoming{Options: vmm.Options{Serial: out}, Disks: a.Disks}, func(m *vmm.Machine) { built = m })
+	third := prober{path: a.Probe, window: []migration.Phase{migration.PhaseState, migration.PhasePrepare}, found: map[migration.Phase]string{}}
+	opts := migration.ReceiveOptions{Silence: a.Silence, Lease: a.Lease, OnProgress: hooks(a.Die.hook(), third.see)}
 	_, rep, err := migration.Receive(c.ctx, migration.AcceptFrom(l), build, opts)
 	o.fill(rep, err)
+	o.Probes = third.found
 	o.State = "none"
 	if err == nil {
 		c.hold(built, out)
@@ -226,14 +286,15 @@ func (c *Child) Send(a SendArgs, o *Outcome) error {
 	if err != nil {
 		return err
 	}
+	third := prober{path: a.Probe, window: []migration.Phase{migration.PhasePrepare}, found: map[migration.Phase]string{}}
 	opts := migration.SendOptions{Streams: a.Streams, Verify: a.Verify, Bandwidth: a.Bandwidth,
-		Silence: a.Silence, OnProgress: a.Die.hook(), Local: a.Local}
+		Silence: a.Silence, OnProgress: hooks(a.Die.hook(), third.see), Local: a.Local}
 	if a.Rounds > 0 {
 		opts.Policies.Stop = rounds(a.Rounds)
 	}
 	dial := func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
-		if a.Local {
+		if filepath.IsAbs(a.Addr) {
 			return d.DialContext(ctx, "unix", a.Addr)
 		}
 		return d.DialContext(ctx, "tcp", a.Addr)
@@ -243,6 +304,7 @@ func (c *Child) Send(a SendArgs, o *Outcome) error {
 		m.MigratedTo()
 	}
 	o.fill(rep, err)
+	o.Probes = third.found
 	o.State = m.State().String()
 	return nil
 }
@@ -282,6 +344,11 @@ func (c *Child) First(n int, beats *[]metronome.Beat) error {
 	defer cancel()
 	*beats, err = out.first(ctx, n)
 	return err
+}
+
+// Mount binds a folder to another one, in this child's own namespace.
+func (c *Child) Mount(from [2]string, _ *int) error {
+	return unix.Mount(from[0], from[1], "", unix.MS_BIND, "")
 }
 
 // Load waits until the load on the guest's disk has flushed more than n writes.

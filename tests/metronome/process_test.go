@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -55,7 +56,10 @@ func (p pipes) Close() error {
 	return p.WriteCloser.Close()
 }
 
-func (s *scene) spawn() *process {
+func (s *scene) spawn() *process { return s.spawnIn(nil) }
+
+// spawnIn starts a child in namespaces of its own where attr says so.
+func (s *scene) spawnIn(attr *syscall.SysProcAttr) *process {
 	s.n++
 	p := &process{s: s, name: fmt.Sprintf("p%d", s.n)}
 	self, err := os.Executable()
@@ -63,6 +67,7 @@ func (s *scene) spawn() *process {
 	p.cmd = exec.Command(self)
 	p.cmd.Env = append(os.Environ(), childEnv+"="+p.name, ledgerEnv+"="+s.ledger)
 	p.cmd.Stderr = os.Stderr
+	p.cmd.SysProcAttr = attr
 	in, err := p.cmd.StdinPipe()
 	require.NoError(s.t, err)
 	out, err := p.cmd.StdoutPipe()
@@ -164,7 +169,7 @@ func (p *process) healthy() {
 func (p *process) receive(a ReceiveArgs) (addr string, result <-chan *Outcome) {
 	p.s.t.Helper()
 	path := ""
-	if a.Local {
+	if a.Local || a.Disks != nil { // those with disks are in networks of their own
 		p.s.sockets++
 		path = filepath.Join(p.s.dir, fmt.Sprintf("s%d", p.s.sockets))
 	}
