@@ -87,6 +87,17 @@ func TestTryJudges(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// TestCacheFlags: what each mode asks the kernel for.
+func TestCacheFlags(t *testing.T) {
+	for cache, want := range map[Cache]int{CacheWriteback: 0, CacheWritethrough: unix.O_DSYNC, CacheNone: unix.O_DIRECT} {
+		r := tryFile(t, Options{Cache: cache})
+		got, err := unix.FcntlInt(uintptr(r.fd), unix.F_GETFL, 0)
+		require.NoError(t, err)
+		require.Equal(t, want, got&(unix.O_DSYNC|unix.O_DIRECT), cache)
+		require.Equal(t, cache != CacheWritethrough, r.WriteCache(), cache)
+	}
+}
+
 // TestSlowWrites: after a write that waited, none is tried for a while.
 func TestSlowWrites(t *testing.T) {
 	r := tryFile(t, Options{})

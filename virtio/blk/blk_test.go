@@ -297,6 +297,25 @@ func TestWriteCache(t *testing.T) {
 	}
 }
 
+// TestWritethrough: a disk whose writes are stable as they are needs no flush,
+// whatever the driver wants of its cache.
+func TestWritethrough(t *testing.T) {
+	for _, refused := range []uint64{0, 1<<9 | 1<<11} {
+		disk := &faulty{File: diskFile(t, blockfile.Options{Cache: blockfile.CacheWritethrough})}
+		g := boot(t, setup{config: blk.Config{Backend: disk}, features: refused})
+		var mode [1]byte
+		g.tr.Read(0x100+32, mode[:])
+		require.Zero(t, mode[0], "there is no write cache to speak of")
+		for _, wce := range []byte{1, 0} {
+			g.tr.Write(0x100+32, []byte{wce})
+			require.EqualValues(t, ok, g.do(0, out, 0, writeSeg(g.buffer(make([]byte, 512)), 512)))
+		}
+		writes, flushes := disk.counts()
+		require.Equal(t, 2, writes)
+		require.Zero(t, flushes)
+	}
+}
+
 // TestQueuesAtOnce has every queue busy with requests in flight, each on its own
 // part of the disk.
 func TestQueuesAtOnce(t *testing.T) {
