@@ -12,12 +12,10 @@ import (
 // ErrHint says that the guest cannot be asked for its free pages.
 var ErrHint = errors.New("free page hinting is not to be had")
 
-// How long a guest may take to tell which pages are free. One that says nothing
-// is not waited for: what it has told by then counts, and all else is sent.
-const (
-	hintQuiet = 2 * time.Second  // since it last said something
-	hintLimit = 10 * time.Second // in all
-)
+// hintLimit is how long a guest may take to tell which pages are free, in
+// silences (SendOptions.Silence), and one silence since it last said something. What
+// it has told by then counts, and all else is sent.
+const hintLimit = 6
 
 // clearAtOnce is how many pages one call of Clear gets before round 1, 64 MiB of
 // them: the guest stands still meanwhile.
@@ -160,13 +158,13 @@ func (e *engine) clearPending() error {
 func (e *engine) askFree() (Bitmap, error) {
 	ctx, cancel := context.WithCancelCause(e.ctx)
 	defer cancel(nil)
-	limit := time.AfterFunc(hintLimit, func() { cancel(errHintSlow) })
+	limit := time.AfterFunc(hintLimit*e.o.Silence, func() { cancel(errHintSlow) })
 	defer limit.Stop()
-	quiet := time.AfterFunc(hintQuiet, func() { cancel(errHintSlow) })
+	quiet := time.AfterFunc(e.o.Silence, func() { cancel(errHintSlow) })
 	defer quiet.Stop()
 	free := make(Bitmap, e.mem.words)
 	err := e.src.(HintSource).FreePages(ctx, func(es []Extent) {
-		quiet.Reset(hintQuiet)
+		quiet.Reset(e.o.Silence)
 		for _, x := range es {
 			if x.GPA%pageSize == 0 && x.Len%pageSize == 0 && x.GPA+x.Len >= x.GPA && (x.GPA+x.Len)>>pageShift <= uint64(len(free))*64 {
 				free.setRange(x.GPA>>pageShift, (x.GPA+x.Len)>>pageShift)

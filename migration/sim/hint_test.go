@@ -208,7 +208,7 @@ func TestHintsOfASilentGuest(t *testing.T) {
 		<-ctx.Done()
 		return context.Cause(ctx)
 	}
-	r.send.FreePageHint = true
+	r.send.FreePageHint, r.send.Silence = true, time.Second
 	res := r.migrate(context.Background())
 	r.arrived(t, res, map[uint64]bool{9: true})
 	require.EqualValues(t, 1, res.sent.Pages.Free)

@@ -99,7 +99,9 @@ func (g *guest) wait(q int) uint16 {
 			return head
 		case !more:
 			g.irq.Wait(g.t)
+			g.cpu.Lock()
 			g.regs.Acknowledge()
+			g.cpu.Unlock()
 		}
 	}
 }
