@@ -63,6 +63,8 @@ func (c *copyHere) swept() metronome.Info {
 type route struct {
 	o        migration.SendOptions
 	disks    map[string]string                       // the destination's
+	networks map[string]vmm.HostNetwork              // the destination's
+	enter    func(func())                            // into the network namespace with its taps
 	source   func(migration.Source) migration.Source // around the source's machine
 	dialed   func(c net.Conn, index int) net.Conn    // around the source's connections, 0 being control
 	accepted func(net.Conn) net.Conn                 // around the destination's
@@ -76,7 +78,8 @@ func (c *copyHere) move(r route) (*copyHere, *migration.Report, error) {
 	c.t.Helper()
 	r.o.Silence = patience
 	network, addr := "tcp", "127.0.0.1:0"
-	if r.o.Local {
+	if r.o.Local || r.enter != nil {
+		// A file's name is the same in every namespace.
 		network, addr = "unix", filepath.Join(c.t.TempDir(), "s")
 	}
 	l, err := net.Listen(network, addr)
@@ -85,7 +88,8 @@ func (c *copyHere) move(r route) (*copyHere, *migration.Report, error) {
 	next := &copyHere{t: c.t, out: newConsole(nil)}
 	done := make(chan error, 1)
 	go func() {
-		build := vmm.BuildTarget(vmm.Incoming{Options: vmm.Options{Serial: next.out}, Disks: r.disks}, func(m *vmm.Machine) { next.m = m })
+		in := vmm.Incoming{Options: vmm.Options{Serial: next.out}, Disks: r.disks, Networks: r.networks}
+		build := r.inside(vmm.BuildTarget(in, func(m *vmm.Machine) { next.m = m }))
 		accept := migration.AcceptFrom(l)
 		_, _, err := migration.Receive(context.Background(), func(ctx context.Context) (net.Conn, error) {
 			conn, err := accept(ctx)
@@ -111,6 +115,17 @@ func (c *copyHere) move(r route) (*copyHere, *migration.Report, error) {
 	require.NoError(c.t, c.m.Close())
 	c.t.Cleanup(func() { require.NoError(c.t, next.m.Close()) })
 	return next, rep, nil
+}
+
+// inside makes a builder work in the route's namespace.
+func (r *route) inside(build migration.Builder) migration.Builder {
+	if r.enter == nil {
+		return build
+	}
+	return func(ctx context.Context, o migration.Offer) (target migration.Target, err error) {
+		r.enter(func() { target, err = build(ctx, o) })
+		return target, err
+	}
 }
 
 // dialer numbers connections by the order in which they are asked for: the
