@@ -61,7 +61,7 @@ func TestDiskLoadMoves(t *testing.T) {
 	in := c.swept()
 	require.Zero(t, in.Bad, "%+v", c.out.badPages())
 	require.NotZero(t, l.Reads)
-	require.NotZero(t, l.P50Us)
+	require.NotZero(t, l.MaxUs)
 	require.NoError(t, c.m.Pause(context.Background())) // as sudden as a crash for the guest
 	require.NoError(t, verifyDisk(t, path, l.Flushed).Err())
 	require.NoError(t, c.m.Close())
