@@ -18,6 +18,8 @@
 //	qemu_test    plans carried out by qemu-img and qemu-io
 //	godwit_test  plans carried out by godwit
 //	agree_test   each reads the other's
+//	crash_test   writers killed at random moments: this program again, told by an
+//	             environment variable (crash_child_test)
 //
 // GODWIT_SOAK=1 chooses the long forms.
 package images

@@ -19,6 +19,10 @@ import (
 var program string
 
 func TestMain(m *testing.M) {
+	if args := os.Getenv(childEnv); args != "" {
+		fmt.Fprintln(os.Stderr, "writer:", writeUntilKilled(args))
+		os.Exit(1)
+	}
 	dir, err := os.MkdirTemp("", "godwit-images-")
 	if err == nil {
 		program = filepath.Join(dir, "godwit")
