@@ -18,4 +18,5 @@ const (
 	TypeConsole = 3
 	TypeEntropy = 4
 	TypeBalloon = 5
+	TypeVsock   = 19
 )

@@ -1,0 +1,264 @@
+package vsock
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"godwit/virtio"
+	"godwit/virtio/internal/hostpoll"
+	"godwit/virtio/queue"
+)
+
+const (
+	featureStream = 1 << 0 // VIRTIO_VSOCK_F_STREAM: virtio 1.2, 5.10.3
+
+	// Queues: 5.10.2.
+	rxQueue, txQueue, eventQueue = 0, 1, 2
+	queueSize                    = 256
+
+	hostCID = 2 // 5.10.4
+
+	// MinCID is the first that a guest may have; MaxCID the last: 5.10.4.
+	MinCID = 3
+	MaxCID = 1<<32 - 2
+
+	maxConns  = 256
+	maxResets = 256
+	// bufAlloc is how much of a connection's output the host's side may leave with
+	// us, bytes.
+	bufAlloc = 128 << 10
+	// maxPacket is the most that one packet for the guest carries, bytes.
+	maxPacket = 64 << 10
+	// firstPort is where the host's own ports begin, above those that a guest's
+	// programs are likely to connect to.
+	firstPort = 1 << 30
+
+	// patience is how long the other side has to finish what it must: a client its
+	// CONNECT, the guest its answer to a request or to a shutdown.
+	defaultPatience = 10 * time.Second
+)
+
+// Config says what the guest sees.
+type Config struct {
+	GuestCID uint64 // MinCID to MaxCID
+}
+
+// Device is one virtio-vsock device.
+type Device struct {
+	cid     uint64
+	poll    *hostpoll.Poller
+	workers virtio.Workers
+	stats   counters
+
+	mu    sync.Mutex // the rest; held for no longer than a call that does not block
+	kicks []*virtio.Kick
+
+	path     string // guest's connections go to path_PORT; none if empty
+	listener *net.UnixListener
+	knock    *hostpoll.Watch
+
+	conns    map[*conn]struct{} // all
+	table    map[key]*conn      // those that the guest knows
+	todo     fifo               // may have something for the guest
+	flush    fifo               // may have something for the host
+	resets   []reset            // for the guest, of what is no connection any more
+	blocked  bool               // the tx queue waits until resets are fewer
+	nextPort uint32
+	patience time.Duration
+
+	// lost says that the guest is to hear that all connections are gone.
+	lost bool
+}
+
+var _ virtio.Device = (*Device)(nil)
+
+// New makes a device that is inactive, and connected with nothing. Close it,
+// after its transport.
+func New(cfg Config) (*Device, error) {
+	if cfg.GuestCID < MinCID || cfg.GuestCID > MaxCID {
+		return nil, fmt.Errorf("virtio-vsock: guest CID %d; give %d to %d", cfg.GuestCID, MinCID, uint64(MaxCID))
+	}
+	d := &Device{
+		cid: cfg.GuestCID, conns: map[*conn]struct{}{}, table: map[key]*conn{},
+		todo: fifo{link: linkTodo}, flush: fifo{link: linkFlush},
+		resets: make([]reset, 0, maxResets+maxConns), nextPort: firstPort, patience: defaultPatience,
+	}
+	var err error
+	if d.poll, err = hostpoll.New(); err != nil {
+		return nil, fmt.Errorf("virtio-vsock: %w", err)
+	}
+	return d, nil
+}
+
+// Close ends all connections and gives up the host's side.
+func (d *Device) Close() error {
+	err := d.StopListening()
+	d.mu.Lock()
+	d.endAll()
+	d.path = ""
+	d.mu.Unlock()
+	if perr := d.poll.Close(); err == nil {
+		err = perr
+	}
+	return err
+}
+
+// Type implements virtio.Device.
+func (d *Device) Type() uint32 { return virtio.TypeVsock }
+
+// Features implements virtio.Device.
+func (d *Device) Features() uint64 { return featureStream }
+
+// QueueSizes implements virtio.Device.
+func (d *Device) QueueSizes() []uint16 { return []uint16{queueSize, queueSize, queueSize} }
+
+// ReadConfig implements virtio.Device: the guest's CID (5.10.4).
+func (d *Device) ReadConfig(off uint64, p []byte) {
+	clear(p)
+	if off < 8 {
+		var c [8]byte
+		binary.LittleEndian.PutUint64(c[:], d.cid)
+		copy(p, c[off:])
+	}
+}
+
+// WriteConfig implements virtio.Device.
+func (d *Device) WriteConfig(uint64, []byte) {}
+
+// Activate implements virtio.Device. It starts a worker per queue.
+func (d *Device) Activate(a virtio.Activation) error {
+	d.mu.Lock()
+	d.kicks = a.Kicks
+	d.mu.Unlock()
+	for i, serve := range []func(*line) error{rxQueue: d.receive, txQueue: d.transmit, eventQueue: d.event} {
+		if a.Queues[i] == nil {
+			continue
+		}
+		l := &line{dev: d, q: a.Queues[i], notify: a.Notifier}
+		d.workers.Start(a.Kicks[i], func() { l.serve(serve) })
+	}
+	return nil
+}
+
+// Reset implements virtio.Device.
+func (d *Device) Reset() {
+	d.workers.Stop()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.endAll()
+	d.kicks, d.lost = nil, false
+}
+
+// endAll forgets every connection. mu is held.
+func (d *Device) endAll() {
+	for c := range d.conns {
+		d.end(c, false)
+	}
+	d.todo.clear()
+	d.flush.clear()
+	d.resets, d.blocked = d.resets[:0], false
+}
+
+// Pause implements virtio.Device.
+func (d *Device) Pause() error {
+	d.workers.Pause()
+	return nil
+}
+
+// Resume implements virtio.Device.
+func (d *Device) Resume() error {
+	d.workers.Resume()
+	return nil
+}
+
+// kick wakes a queue's worker, if there is one. mu is held.
+func (d *Device) kick(queue int) {
+	if queue < len(d.kicks) {
+		// It fails for a device whose transport is closed: nobody waits any more.
+		_ = d.kicks[queue].Signal()
+	}
+}
+
+// line is a worker with its queue.
+type line struct {
+	dev    *Device
+	q      *queue.Queue
+	notify virtio.Notifier
+	head   [headerSize]byte
+	vec    hostpoll.Vec
+}
+
+func (l *line) serve(serve func(*line) error) {
+	if l.q.Stopped() {
+		return
+	}
+	if err := serve(l); err != nil {
+		l.notify.NeedsReset(err)
+	}
+}
+
+func (l *line) push(c *queue.Chain, written uint32) error {
+	notify, err := l.q.Push(c, written)
+	if notify {
+		l.notify.Used()
+	}
+	return err
+}
+
+// pop gives the next chain, and asks for a kick when there is none.
+func (l *line) pop() (*queue.Chain, error) {
+	for {
+		c, err := l.q.Pop()
+		if c != nil || err != nil {
+			return c, err
+		}
+		if more, err := l.q.EnableNotification(); err != nil || !more {
+			return nil, err
+		}
+	}
+}
+
+// put copies p to the front of a chain's writable part; it must have the room.
+func put(c *queue.Chain, p []byte) {
+	n := 0
+	for _, seg := range c.Writable() {
+		n += copy(seg, p[n:])
+	}
+}
+
+// event serves the event queue: virtio 1.2, 5.10.6.7. There is one event,
+// VIRTIO_VSOCK_EVENT_TRANSPORT_RESET, whose number is 0.
+func (d *Device) event(l *line) error {
+	for !d.workers.Yield() {
+		d.mu.Lock()
+		lost := d.lost
+		d.mu.Unlock()
+		if !lost {
+			return nil // Restore comes before the worker
+		}
+		c, err := l.pop()
+		if err != nil || c == nil {
+			return err
+		}
+		var e [4]byte
+		if queue.Len(c.Writable()) < int64(len(e)) {
+			d.stats.badPackets.Add(1)
+			if err := l.push(c, 0); err != nil {
+				return err
+			}
+			continue
+		}
+		put(c, e[:])
+		d.mu.Lock()
+		d.lost = false
+		d.mu.Unlock()
+		d.stats.transportResets.Add(1)
+		if err := l.push(c, uint32(len(e))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
