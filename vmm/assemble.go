@@ -23,6 +23,7 @@ type assembly struct {
 	disks    map[string]string      // drive id to the path to open here
 	networks map[string]HostNetwork // card id to what to use here
 	consoles map[string]string      // console id to what is behind it here
+	vsock    string                 // the vsock's path here, if it has one
 	memory   *os.File               // the source's guest memory, where that is handed over
 
 	// A drive whose path the source named may have backing files below these

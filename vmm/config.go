@@ -35,6 +35,7 @@ type Config struct {
 	Balloon    *Balloon           `json:"balloon,omitempty"`
 	Entropy    *Entropy           `json:"entropy,omitempty"`
 	Consoles   []Console          `json:"consoles,omitempty"`
+	Vsock      *Vsock             `json:"vsock,omitempty"`
 	Machine    MachineConfig      `json:"machine-config"`
 }
 
@@ -194,6 +195,9 @@ func (c Config) validate(incoming bool) error {
 		return err
 	}
 	if err := validateConsoles(c.Consoles, incoming); err != nil {
+		return err
+	}
+	if err := c.Vsock.validate(incoming); err != nil {
 		return err
 	}
 	if incoming {

@@ -99,6 +99,11 @@ func (m *Machine) createParts(a assembly) error {
 			return err
 		}
 	}
+	if v := m.cfg.Vsock; v != nil {
+		if err := m.add(newVsock(*v, a)); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -26,6 +26,7 @@ type Info struct {
 	Balloon *BalloonInfo `json:"balloon,omitempty"`
 	Entropy *EntropyInfo `json:"entropy,omitempty"`
 	Console *ConsoleInfo `json:"console,omitempty"`
+	Vsock   *VsockInfo   `json:"vsock,omitempty"`
 }
 
 // BootMark is a byte that the guest wrote to the boot-timer port.

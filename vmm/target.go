@@ -23,6 +23,9 @@ type Incoming struct {
 	Consoles map[string]string
 	// Networks maps a card's id to the tap that the operator gives it.
 	Networks map[string]HostNetwork
+	// Vsock is the path of the machine's vsock here. Without one it is the source's
+	// if that is allowed, and else nobody is behind it.
+	Vsock string
 	// AllowPrefixes are the directories below which a path that the source
 	// names is opened as it is.
 	AllowPrefixes []string
@@ -75,11 +78,15 @@ func newIncoming(in Incoming, offer migration.Offer) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
+	vsockPath, err := in.resolveVsock(cfg.Vsock)
+	if err != nil {
+		return nil, err
+	}
 	if err := in.checkConsoles(cfg.Consoles); err != nil {
 		return nil, err
 	}
 	a := assembly{incoming: true, cpuid: w.CPUID, disks: disks, networks: networks, saved: in.Saved, memory: offer.Memory,
-		allow: in.AllowPrefixes, operator: in.Disks, consoles: in.Consoles}
+		allow: in.AllowPrefixes, operator: in.Disks, consoles: in.Consoles, vsock: vsockPath}
 	m, err := assemble(cfg, in.Options, a)
 	if err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -130,6 +131,58 @@ func (v consoleMapValue) Set(s string) error {
 
 func (v consoleMapValue) Type() string   { return "ID=WHERE" }
 func (v consoleMapValue) String() string { return "" }
+
+// vsockValue is --vsock.
+type vsockValue struct{ spec *vmm.Vsock }
+
+func (v *vsockValue) Set(s string) (err error) {
+	v.spec, err = parseVsock(s)
+	return err
+}
+
+func (v *vsockValue) Type() string   { return "cid=N,path=PATH" }
+func (v *vsockValue) String() string { return "" }
+
+// parseVsock reads cid=N,path=P. What they may be is vmm's to say.
+func parseVsock(s string) (*vmm.Vsock, error) {
+	bad := fmt.Errorf("vsock %.200q: %w; write cid=NUMBER,path=PATH, for example cid=3,path=v.sock", s, units.ErrSyntax)
+	pairs, err := units.ParsePairs(s)
+	if err != nil {
+		return nil, bad
+	}
+	var v vmm.Vsock
+	for _, p := range pairs {
+		switch {
+		case p.Key == "path" && p.Value != "":
+			v.UDSPath = p.Value
+		case p.Key == "cid":
+			if v.GuestCID, err = strconv.ParseUint(p.Value, 10, 64); err != nil {
+				return nil, bad
+			}
+		default:
+			return nil, bad
+		}
+	}
+	if v.UDSPath == "" || v.GuestCID == 0 {
+		return nil, bad
+	}
+	return &v, nil
+}
+
+// vsockPathValue is `receive --vsock path=PATH`.
+type vsockPathValue string
+
+func (v *vsockPathValue) Set(s string) error {
+	path, ok := strings.CutPrefix(s, "path=")
+	if !ok || path == "" {
+		return fmt.Errorf("vsock %.200q: %w; write path=PATH, for example path=v.sock", s, units.ErrSyntax)
+	}
+	*v = vsockPathValue(path)
+	return nil
+}
+
+func (v *vsockPathValue) Type() string   { return "path=PATH" }
+func (v *vsockPathValue) String() string { return string(*v) }
 
 // stdioConsole is the id of the console that is to have this process' standard
 // input and output, or "".

@@ -49,6 +49,35 @@ func TestParseConsole(t *testing.T) {
 	}
 }
 
+func TestParseVsock(t *testing.T) {
+	v, err := parseVsock("cid=3,path=/run/v=1.sock")
+	require.NoError(t, err)
+	require.Equal(t, vmm.Vsock{GuestCID: 3, UDSPath: "/run/v=1.sock"}, *v)
+	for _, s := range []string{"", "cid=3", "path=v", "cid=x,path=v", "cid=-1,path=v", "cid=3,path=", "cid=3,path=v,port=1", "cid=0,path=v"} {
+		_, err := parseVsock(s)
+		require.ErrorIs(t, err, units.ErrSyntax, s)
+	}
+	var p vsockPathValue
+	require.NoError(t, p.Set("path=/a"))
+	require.EqualValues(t, "/a", p)
+	for _, s := range []string{"", "/a", "path=", "cid=3"} {
+		require.ErrorIs(t, p.Set(s), units.ErrSyntax, s)
+	}
+}
+
+// TestVsockOfAStranger restarts here at the operator's path, or at its own if
+// that is allowed.
+func TestVsockOfAStranger(t *testing.T) {
+	dir := t.TempDir()
+	its := vmm.Config{Vsock: &vmm.Vsock{GuestCID: 3, UDSPath: dir + "/v"}}
+	for want, r := range map[string]receiver{"": {}, "mine": {vsock: "mine"}, dir + "/v": {allow: []string{dir}}} {
+		got, err := r.here(its)
+		require.NoError(t, err)
+		require.Equal(t, want, got.Vsock.UDSPath)
+	}
+	require.Equal(t, dir+"/v", its.Vsock.UDSPath, "the machine's is not changed")
+}
+
 func TestStdioIsGivenOnce(t *testing.T) {
 	require.Equal(t, "con1", stdioConsole([]vmm.Console{{Path: "unix:a"}, {Path: "stdio"}}))
 	require.Equal(t, "x", stdioConsole([]vmm.Console{{Path: "stdio", ID: "x"}}))
@@ -67,6 +96,9 @@ func FuzzParseChannels(f *testing.F) {
 	f.Add("rate=64K,burst=1M")
 	f.Add("path=unix:a,name=b")
 	f.Fuzz(func(t *testing.T, s string) {
+		if v, err := parseVsock(s); err == nil && v.UDSPath == "" {
+			t.Fatalf("%q has no path", s)
+		}
 		if c, err := parseConsole(s); err == nil && c.Path == "" {
 			t.Fatalf("%q has no path", s)
 		}

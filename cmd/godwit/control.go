@@ -125,6 +125,13 @@ func infoText(info api.Info) string {
 			line("console "+p.ID, "%s, %d bytes to the host, %d to the guest, %d discarded", where, p.Stats.BytesToHost, p.Stats.BytesToGuest, p.Stats.DiscardedBytes)
 		}
 	}
+	if v := info.Vsock; v != nil {
+		where := "nobody can connect"
+		if v.Path != "" {
+			where = v.Path
+		}
+		line("vsock", "CID %d, %s, %d connections, %d bytes to the host, %d to the guest", v.GuestCID, where, v.Stats.Open, v.Stats.BytesToHost, v.Stats.BytesToGuest)
+	}
 	line("serial", "%d bytes written, %d lost", info.Serial.WrittenBytes, info.Serial.LostBytes)
 	for _, m := range info.BootMarks {
 		times := ""

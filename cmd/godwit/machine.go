@@ -26,6 +26,7 @@ type machineFlags struct {
 	balloon                                                                    balloonValue
 	entropy                                                                    entropyValue
 	consoles                                                                   consolesValue
+	vsock                                                                      vsockValue
 }
 
 func (m *machineFlags) add(f *pflag.FlagSet) {
@@ -40,6 +41,7 @@ func (m *machineFlags) add(f *pflag.FlagSet) {
 	f.Var(&m.balloon, "balloon", "give the machine a balloon (virtio-balloon), by which the guest gives memory back: of this size now, told to give way before the guest kills processes, with figures of the guest's memory, free pages given back by themselves, or told to a migration; as in --balloon size=256M,deflate-on-oom,stats=5s,reporting,hinting")
 	f.Var(&m.entropy, "rng", "give the guest random numbers (virtio-rng), a number of bytes a second or without limit, as in --rng rate=64K,burst=1M or --rng unlimited")
 	f.Var(&m.consoles, "console", "give the guest a console (hvc0) or, with a name, a channel; may be repeated; as in --console path=unix:agent.sock,name=org.example.0 or --serial none --console path=stdio")
+	f.Var(&m.vsock, "vsock", "give the guest stream sockets to this host (virtio-vsock), in Firecracker's convention; as in --vsock cid=3,path=v.sock")
 	f.Var(&m.memory, "memory", "guest memory, as in --memory 2G (default 512M)")
 	f.IntVar(&m.cpus, "cpus", 0, "number `N` of vCPUs, as in --cpus 4 (default 1)")
 	f.StringVar(&m.name, "name", "", "`NAME` of the machine; also puts its API socket where the other commands' --name finds it; as in --name web")
@@ -80,6 +82,7 @@ func (m *machineFlags) build(f *pflag.FlagSet) (vmm.Config, error) {
 	set(f, "disk", &cfg.Drives, []vmm.Drive(m.disks))
 	set(f, "net", &cfg.Networks, []vmm.NetworkInterface(m.networks))
 	set(f, "balloon", &cfg.Balloon, m.balloon.spec)
+	set(f, "vsock", &cfg.Vsock, m.vsock.spec)
 	set(f, "console", &cfg.Consoles, []vmm.Console(m.consoles))
 	set(f, "rng", &cfg.Entropy, m.entropy.spec)
 	if f.Changed("cpus") && m.cpus < 1 {

@@ -63,6 +63,7 @@ A peer has ` + describeTime.String() + ` to say what machine it brings.`,
 	f.Var(r.consoles, "console", "put unix:PATH, file:PATH or stdio behind the source's virtio console ID; may be repeated; others have nobody behind them; as in --console con0=unix:c.sock")
 	r.networks = networkMapValue{}
 	f.Var(r.networks, "net", "use TAP for the source's network card ID, and put it into a bridge; may be repeated, as in --net net0=tap7,bridge=br0")
+	f.Var(&r.vsock, "vsock", "put the source's vsock at path=PATH; without, it is where the source had it if that is below an --allow-path, and else nobody is behind it; as in --vsock path=v.sock")
 	f.StringArrayVar(&r.allow, "allow-path", nil, "open disks below this `FOLDER` as the source names them; may be repeated, as in --allow-path /srv/images")
 	r.guard.add(f)
 	f.BoolVar(&r.once, "once", false, "end with 1 when a migration fails, instead of waiting for the next, as in receive --once")
@@ -76,6 +77,7 @@ A peer has ` + describeTime.String() + ` to say what machine it brings.`,
 type receiver struct {
 	disks    diskMapValue
 	consoles consoleMapValue
+	vsock    vsockPathValue
 	networks networkMapValue
 	allow    []string
 	guard    guard
@@ -124,7 +126,7 @@ func (r *receiver) arrive(ctx context.Context, h *host, addr api.Address, secure
 
 // incoming is what a machine that comes may have here.
 func (r *receiver) incoming(h *host) vmm.Incoming {
-	return vmm.Incoming{Options: h.options(), Disks: r.disks, Networks: r.networks, Consoles: r.consoles, AllowPrefixes: r.allow}
+	return vmm.Incoming{Options: h.options(), Disks: r.disks, Networks: r.networks, Consoles: r.consoles, Vsock: string(r.vsock), AllowPrefixes: r.allow}
 }
 
 // wait takes migrations until one succeeds.
@@ -171,6 +173,18 @@ func (r *receiver) sayUnmapped(h *host, m *vmm.Machine) {
 			h.say("nobody can connect to its console %q here: no --console %s=.. was given", c.ID, c.ID)
 		}
 	}
+	if v := m.Config().Vsock; v != nil && r.incomingVsock(v) == "" {
+		h.say("nobody can connect to its vsock here: no --vsock path=.. was given")
+	}
+}
+
+// incomingVsock is where a machine's vsock is here, or "".
+func (r *receiver) incomingVsock(v *vmm.Vsock) string {
+	if r.vsock != "" {
+		return string(r.vsock)
+	}
+	path, _ := vmm.ResolveNew(r.allow, v.UDSPath)
+	return path
 }
 
 // arrival says how much came, and how.
@@ -200,6 +214,11 @@ func (r *receiver) here(cfg vmm.Config) (vmm.Config, error) {
 	cfg.Consoles = slices.Clone(cfg.Consoles)
 	for i := range cfg.Consoles {
 		cfg.Consoles[i].Path = r.consoles[cfg.Consoles[i].ID]
+	}
+	if v := cfg.Vsock; v != nil {
+		moved := *v
+		moved.UDSPath = r.incomingVsock(v)
+		cfg.Vsock = &moved
 	}
 	paths := []*string{&cfg.BootSource.KernelImagePath, &cfg.BootSource.InitrdPath}
 	for i := range cfg.Drives {
