@@ -38,6 +38,7 @@ func (g *guest) transport() {
 	var err error
 	g.dev, err = New(Config{GuestCID: testCID})
 	require.NoError(g.t, err)
+	g.dev.patience = long
 	g.tr, err = mmio.New(mmio.Config{ID: "virtio/vsock0", Memory: g.mem, Device: g.dev, Interrupt: g.irq})
 	require.NoError(g.t, err)
 	dev, tr := g.dev, g.tr
