@@ -165,3 +165,42 @@ func TestStrangersTap(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "t", got["lan"].Tap)
 }
+
+// TestTapIsQuietWhileReleased: a bridge gives it nothing and knows nobody there;
+// a source whose migration failed is heard again.
+func TestTapIsQuietWhileReleased(t *testing.T) {
+	taptest.Namespace(t)
+	taptest.Bridge(t, "br")
+	taptest.Veth(t, "br", "port", "peer")
+	m, out := start(t, networkConfig("io=net,tx,64 beat=50", "vm0"))
+	lastBeat(t, out, 2)
+	port, err := netlink.LinkByName("vm0")
+	require.NoError(t, err)
+	known := func() (n int) {
+		list, err := netlink.NeighList(port.Attrs().Index, unix.AF_BRIDGE)
+		require.NoError(t, err)
+		for _, e := range list {
+			if e.HardwareAddr.String() == "02:00:00:00:00:07" {
+				n++
+			}
+		}
+		return n
+	}
+	state := func() netlink.LinkOperState {
+		l, err := netlink.LinkByName("vm0")
+		require.NoError(t, err)
+		return l.Attrs().OperState
+	}
+	require.Equal(t, 1, known())
+	require.NoError(t, m.Pause(context.Background()))
+	require.NoError(t, m.dev.release())
+	require.Zero(t, known())
+	taptest.Until(t, func() bool { return state() == netlink.OperDown })
+	require.NoError(t, m.dev.claim())
+	require.NoError(t, m.dev.claim(), "having it already is no error")
+	announced := taptest.PacketsOf(t, "peer", unix.ETH_P_RARP)
+	require.NoError(t, m.Resume())
+	taptest.Until(t, func() bool { return state() == netlink.OperUp })
+	hear(t, announced)
+	hear(t, taptest.PacketsOf(t, "peer", loadType))
+}
