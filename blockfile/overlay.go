@@ -73,7 +73,7 @@ func openOverlay(path string, o Options) (_ File, err error) {
 	if v.size != f.Size() {
 		return nil, errors.Join(fmt.Errorf("the disk had %d bytes when the overlay was made and has %d now", v.size, f.Size()), host.Close())
 	}
-	q := &qcow{host: host, backing: f, path: path, cache: o.Cache, name: "image"}
+	q := &qcow{host: host, backing: f, path: path, cache: o.Cache}
 	opts := q.options()
 	opts.WriteThrough = false // there is nothing to be stable
 	if q.img, err = qcow2.Open(host, opts); err != nil {

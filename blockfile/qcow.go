@@ -13,7 +13,7 @@ type qcow struct {
 	host     *HostFile
 	img      *qcow2.Image
 	backing  File   // nil without a backing file
-	name     string // of the backing file, as the header has it
+	header   *qcow2.Header // as it was when the backing file was opened
 	path     string
 	readOnly bool
 	cache    Cache
@@ -46,7 +46,7 @@ func openQcow(path string, o Options, c chain) (_ *qcow, err error) {
 	if q.backing, err = openBacking(h, path, o, c); err != nil {
 		return nil, err
 	}
-	q.name = h.Backing
+	q.header = h
 	opts := q.options()
 	if o.NoLock {
 		q.img, err = qcow2.OpenUntrusted(q.host, opts)
@@ -163,8 +163,8 @@ func (q *qcow) Lock() error {
 		return errors.Join(err, unlockFile(q.backing))
 	}
 	err := q.img.Load()
-	if err == nil && q.img.Header().Backing != q.name {
-		err = fmt.Errorf("its backing file was %q when it was opened and is %q now", q.name, q.img.Header().Backing)
+	if was, now := q.header, q.img.Header(); err == nil && (now.Backing != was.Backing || now.BackingFormat != was.BackingFormat) {
+		err = fmt.Errorf("its backing file was %q (%s) when it was opened and is %q (%s) now", was.Backing, was.BackingFormat, now.Backing, now.BackingFormat)
 	}
 	if err != nil {
 		err = fmt.Errorf("lock disk %q: %w", q.path, err)

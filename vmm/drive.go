@@ -144,12 +144,15 @@ func (v *Overlays) Close() error {
 	return err
 }
 
+// ErrCannotLeave marks a machine that has something which cannot be moved.
+var ErrCannotLeave = errors.New("this machine cannot be moved")
+
 // canMove says whether the drives are where a destination can find them.
 func canMove(drives []Drive) error {
 	for _, d := range drives {
 		if d.Snapshot {
 			return fmt.Errorf("%w: disk %q is a snapshot: what the guest wrote lies in a temporary file of this process, which no destination can open; start the machine without snapshot to migrate it",
-				ErrIncompatible, d.ID)
+				ErrCannotLeave, d.ID)
 		}
 	}
 	return nil

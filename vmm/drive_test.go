@@ -66,7 +66,7 @@ func TestSnapshotDriveSurvivesReset(t *testing.T) {
 	require.Empty(t, left)
 	require.NoError(t, canMove([]Drive{{ID: "vdb"}}))
 	err = canMove([]Drive{{ID: "vdb"}, spec})
-	require.ErrorIs(t, err, ErrIncompatible)
+	require.ErrorIs(t, err, ErrCannotLeave)
 	require.ErrorContains(t, err, `disk "vda" is a snapshot`)
 	require.ErrorContains(t, Config{ID: "a", Drives: []Drive{spec}}.withDefaults().validate(true), "temporary file of the source")
 }

@@ -316,3 +316,73 @@ func onlyLeaks(host *memory) error {
 	}
 	return nil
 }
+
+// moody is a host on which some writes and flushes fail.
+type moody struct {
+	memory
+	r    *rand.Rand
+	fail bool
+}
+
+var errMoody = errors.New("input/output error")
+
+func (m *moody) Pwritev(bufs [][]byte, off int64) error {
+	if m.fail && m.r.IntN(6) == 0 {
+		return errMoody
+	}
+	return m.memory.Pwritev(bufs, off)
+}
+
+func (m *moody) Flush() error {
+	if m.fail && m.r.IntN(6) == 0 {
+		return errMoody
+	}
+	return nil
+}
+
+// TestHostFails has the host refuse writes and flushes now and then. What did
+// not fail is there, and the image is whole.
+func TestHostFails(t *testing.T) {
+	const sectors = 300
+	for seed := range uint64(6) {
+		r := rand.New(rand.NewPCG(seed, 6))
+		host := &moody{r: r}
+		require.NoError(t, Create(host, CreateOptions{Size: sectors * sector, ClusterBits: 9 + int(seed%3), RefcountBits: 64}))
+		m := open(t, host, Options{CacheBytes: 1, WriteThrough: seed%2 == 1})
+		host.fail = true
+		want := make([]uint64, sectors)
+		unknown := make([]bool, sectors)
+		for tag := range uint64(400) {
+			at := r.IntN(sectors)
+			n := 1 + r.IntN(min(sectors-at, 12))
+			tags := make([]uint64, n)
+			var err error
+			switch r.IntN(6) {
+			case 0:
+				err = m.WriteZeroes(int64(at*sector), int64(n*sector), r.IntN(2) == 0)
+			case 1:
+				_ = m.Flush()
+				continue
+			default:
+				for i := range tags {
+					tags[i] = tag
+				}
+				err = m.Pwritev([][]byte{tagged(tags)}, int64(at*sector))
+			}
+			for i := range n {
+				want[at+i], unknown[at+i] = tags[i], err != nil
+			}
+		}
+		host.fail = false
+		for range 2 { // from the caches, and from the file
+			got := readAll(t, m)
+			for s := range sectors {
+				tag, whole := tagOf(got[s*sector:][:sector])
+				require.True(t, unknown[s] || whole && tag == want[s], "seed %d, sector %d", seed, s)
+			}
+			require.NoError(t, m.Suspend())
+			require.NoError(t, onlyLeaks(&host.memory))
+			require.NoError(t, m.Load())
+		}
+	}
+}

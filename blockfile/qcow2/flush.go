@@ -51,9 +51,6 @@ func (m *Image) writeMetadata() error {
 	if err := m.writeBlocks(); err != nil {
 		return err
 	}
-	if err := m.host.Flush(); err != nil {
-		return err
-	}
 	if m.refs.tableDirty.is() {
 		if err := m.writeWords(m.refs.table, int64(m.h.Load().RefcountOffset), m.refs.tableDirty); err != nil {
 			return err
@@ -101,11 +98,20 @@ func (m *Image) writeMaps() error {
 	return nil
 }
 
+// writeBlocks writes the refcount blocks that changed and makes them, and all
+// that was written before, stable. A flush that fails may have lost them, so
+// they stay changed. It needs mu.
 func (m *Image) writeBlocks() error {
 	for _, b := range m.refs.blocks.items {
 		if err := m.writeBlock(b); err != nil {
 			return err
 		}
+	}
+	if err := m.host.Flush(); err != nil {
+		return err
+	}
+	for _, b := range m.refs.blocks.items {
+		b.changed = dirtyRange{}
 	}
 	return nil
 }
@@ -115,11 +121,7 @@ func (m *Image) writeBlock(b *block) error {
 		return nil
 	}
 	from, to := b.changed.from&^(sector-1), (b.changed.to+sector-1)&^(sector-1)
-	if err := writeAt(m.host, b.b[from:to], b.off+int64(from)); err != nil {
-		return err
-	}
-	b.changed = dirtyRange{}
-	return nil
+	return writeAt(m.host, b.b[from:to], b.off+int64(from))
 }
 
 // reclaim counts off what the file no longer refers to, and frees its storage.

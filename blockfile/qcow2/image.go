@@ -144,9 +144,6 @@ func (m *Image) Suspend() error {
 	if err := m.writeBlocks(); err != nil {
 		return err
 	}
-	if err := m.host.Flush(); err != nil {
-		return err
-	}
 	m.dropCaches()
 	m.writable = false
 	return nil

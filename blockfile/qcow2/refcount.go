@@ -112,13 +112,15 @@ func (m *Image) block(i uint64) (*block, error) {
 	return b, m.keepBlock(b)
 }
 
-// keepBlock takes a block into the cache. A changed one that must go is
-// written: that is right at any time, since counts go up before a reference
-// is written and down after it is gone from the file.
+// keepBlock takes a block into the cache. If a changed one must go, all are
+// written: that is right at any time, since counts go up before a reference is
+// written and down after it is gone from the file.
 func (m *Image) keepBlock(b *block) error {
 	if old, full := m.refs.blocks.victim(); full {
-		if err := m.writeBlock(old); err != nil {
-			return err
+		if old.changed.is() {
+			if err := m.writeBlocks(); err != nil {
+				return err
+			}
 		}
 		delete(m.refs.byIndex, old.index)
 	}
