@@ -153,9 +153,12 @@ func TestCrashAnywhere(t *testing.T) {
 		{"version 2 with backing", CreateOptions{Version: 2, ClusterBits: 10}, true, false, 0, 100},
 		{"writethrough", CreateOptions{ClusterBits: 10, RefcountBits: 2}, false, true, 0, 100},
 		{"many blocks", CreateOptions{ClusterBits: 9, RefcountBits: 64}, false, false, 0, 200},
-		{"growing table", CreateOptions{ClusterBits: 9, RefcountBits: 64}, false, false, 64*64 - 40, 60},
+		{"growing table", CreateOptions{ClusterBits: 9, RefcountBits: 64}, false, false, 64*64 - 40, 90},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if raceEnabled {
+				c.steps /= 3 // one goroutine; slow under the race detector
+			}
 			r := rand.New(rand.NewPCG(uint64(i), 5))
 			fill := make([]uint64, sectors)
 			opts := Options{CacheBytes: 1, WriteThrough: c.through}
