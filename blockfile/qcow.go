@@ -12,7 +12,7 @@ import (
 type qcow struct {
 	host     *HostFile
 	img      *qcow2.Image
-	backing  File   // nil without a backing file
+	backing  File          // nil without a backing file
 	header   *qcow2.Header // as it was when the backing file was opened
 	path     string
 	readOnly bool
