@@ -29,6 +29,13 @@ const (
 
 func TestMain(m *testing.M) {
 	lab.Init()
+	if os.Getenv(peerEnv) != "" {
+		if err := runPeer(); err != nil {
+			fmt.Fprintln(os.Stderr, "peer:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if os.Getenv(insideEnv) != "" {
 		os.Exit(m.Run())
 	}

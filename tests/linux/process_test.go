@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// process is a godwit command under test.
+// process is a godwit command under test, or another program.
 type process struct {
 	cmd      *exec.Cmd
 	out, err *console
@@ -27,7 +27,12 @@ type process struct {
 // godwit starts a command. It is killed with the test.
 func godwit(t testing.TB, args ...string) *process {
 	t.Helper()
-	p := &process{cmd: exec.Command(godwitPath, args...), out: newConsole(), err: newConsole(), done: make(chan struct{})}
+	return start(t, exec.Command(godwitPath, args...))
+}
+
+func start(t testing.TB, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{cmd: cmd, out: newConsole(), err: newConsole(), done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.err
 	in, err := p.cmd.StdinPipe()
 	require.NoError(t, err)
