@@ -11,9 +11,9 @@
  *
  * Block B of version V starts with the words B and V; word i of the others is (mix(B << 32 | V) + i) * K. Each thread
  * has a part of the disk to itself and knows the version of every block there. Once a second it prints
- * "diskload at t=MS requests=N gap_ms=LONGEST". At the end every block is read once more, and it prints
- * "diskload done requests=N errors=E blocks=N sum=HEX gap_ms=LONGEST": sum adds up mix(B << 32 | V) over all blocks, a
- * zeroed one counts as of version 2^32 - 1, so that others can check the image. Exit status as of witness.
+ * "diskload DISK at t=MS requests=N gap_ms=LONGEST". At the end every block is read once more, and it prints
+ * "diskload DISK done requests=N errors=E blocks=N sum=HEX gap_ms=LONGEST": sum adds up mix(B << 32 | V) over all
+ * blocks, a zeroed one counts as of version 2^32 - 1, so that others can check the image. Exit status as of witness.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -78,8 +78,8 @@ static void check_block(const uint64_t *w, uint64_t block, uint32_t version)
 	for (size_t i = 0; i < WORDS; i++) {
 		if (w[i] == want[i])
 			continue;
-		report("block %" PRIu64 " version %" PRIu32 " word %zu: %016" PRIx64 " not %016" PRIx64 ", says block %" PRIu64
-		       " version %" PRIu64, block, version, i, w[i], want[i], w[0], w[1]);
+		report("%s block %" PRIu64 " version %" PRIu32 " word %zu: %016" PRIx64 " not %016" PRIx64 ", says block %" PRIu64
+		       " version %" PRIu64, settings.disk, block, version, i, w[i], want[i], w[0], w[1]);
 		return;
 	}
 }
@@ -99,7 +99,7 @@ static bool move_blocks(struct job *j, bool write, uint64_t block, uint64_t coun
 
 	if (n == (ssize_t)size)
 		return true;
-	report("%s %zu bytes at block %" PRIu64 ": %s", write ? "write" : "read", size, block,
+	report("%s: %s %zu bytes at block %" PRIu64 ": %s", settings.disk, write ? "write" : "read", size, block,
 	       n < 0 ? strerror(errno) : "cut short");
 	return false;
 }
@@ -185,8 +185,8 @@ static void watch(const struct job *jobs)
 	while (!stop && (!settings.n || requests < settings.n)) {
 		nanosleep(&(struct timespec){ .tv_sec = 1 }, NULL);
 		ask = 0;
-		line("diskload at t=%" PRId64 " requests=%" PRIu64 " gap_ms=%" PRId64, read_clock(CLOCK_MONOTONIC) / 1000000,
-		     (uint64_t)requests, longest(jobs));
+		line("diskload %s at t=%" PRId64 " requests=%" PRIu64 " gap_ms=%" PRId64, settings.disk,
+		     read_clock(CLOCK_MONOTONIC) / 1000000, (uint64_t)requests, longest(jobs));
 	}
 }
 
@@ -227,7 +227,7 @@ static void run(struct job *jobs, uint64_t blocks)
 {
 	uint64_t sum = 0;
 
-	line("diskload up blocks=%" PRIu64, blocks);
+	line("diskload %s up blocks=%" PRIu64, settings.disk, blocks);
 	for (uint64_t i = 0; i < settings.jobs; i++)
 		if (pthread_create(&jobs[i].thread, NULL, work, &jobs[i])) {
 			report("start thread %" PRIu64, i);
@@ -247,8 +247,8 @@ static void run(struct job *jobs, uint64_t blocks)
 		for (uint64_t b = 0; b < j->count; b++)
 			sum += mix((j->first + b) << 32 | j->versions[b]);
 	}
-	line("diskload done requests=%" PRIu64 " errors=%" PRIu64 " blocks=%" PRIu64 " sum=%016" PRIx64 " gap_ms=%" PRId64,
-	     (uint64_t)requests, (uint64_t)errors, blocks, sum, longest(jobs));
+	line("diskload %s done requests=%" PRIu64 " errors=%" PRIu64 " blocks=%" PRIu64 " sum=%016" PRIx64 " gap_ms=%" PRId64,
+	     settings.disk, (uint64_t)requests, (uint64_t)errors, blocks, sum, longest(jobs));
 }
 
 int diskload_main(int argc, char **argv)

@@ -76,7 +76,7 @@ func runInLab() (int, error) {
 	for _, p := range []string{bzImagePath, vmlinuxPath, rootfsPath, initrdPath} {
 		files = append(files, lab.File{Host: filepath.Join(cache, p), Path: "/t/" + p})
 	}
-	tools, err := withLibraries("/sbin/e2fsck", "/sbin/debugfs")
+	tools, err := withLibraries("/sbin/e2fsck", "/sbin/debugfs", "/usr/bin/qemu-img")
 	if err != nil {
 		return 0, err
 	}
@@ -138,7 +138,7 @@ func withLibraries(programs ...string) ([]lab.File, error) {
 		add(p)
 		out, err := exec.Command("ldd", p).Output()
 		if err != nil {
-			return nil, fmt.Errorf("ldd %s: %w; install e2fsprogs", p, err)
+			return nil, fmt.Errorf("ldd %s: %w; install e2fsprogs and qemu-utils", p, err)
 		}
 		for _, word := range strings.Fields(string(out)) {
 			if strings.HasPrefix(word, "/") {
