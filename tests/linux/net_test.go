@@ -146,10 +146,12 @@ func connectionSurvives(t *testing.T, rate, ordinary, low int) {
 			tr.now.typeLine(t, fmt.Sprintf("rtomin 10.77.0.0%s eth0 %d; echo rtomin=$?", netBits, lowRTO))
 			tr.waitFor(t, "rtomin=0")
 		}
-		to, addr := tr.destination(t, "--disk", "root="+disk, "--net", fmt.Sprintf("net0=tap%d,bridge=%s", (i+1)%2, bridgeName))
-		time.Sleep(margin) // the stream before the move, to be measured
-		m := moment{low: i >= ordinary, start: monotonic()}
-		r := tr.move(t, to, addr)
+		m := moment{low: i >= ordinary}
+		measure := func() {
+			time.Sleep(margin) // the stream before the move
+			m.start = monotonic()
+		}
+		r := tr.move(t, measure, "--disk", "root="+disk, "--net", fmt.Sprintf("net0=tap%d,bridge=%s", (i+1)%2, bridgeName))
 		m.end, m.downtime, m.total = monotonic(), r.DowntimeMS, r.TotalMS
 		time.Sleep(margin) // and after it
 		moves = append(moves, m)
