@@ -22,8 +22,10 @@ const (
 	// (Linux, Documentation/virt/kvm/halt-polling.rst).
 	pollLeast = 4 * time.Microsecond
 	pollMost  = 50 * time.Microsecond
-	// pollLooks is how often it looks at the ring between two looks at the clock.
+	// pollLooks is how often it looks at the ring between two looks at the clock,
+	// and breath how many turns of a loop, some 100 ns, lie between two of them.
 	pollLooks = 32
+	breath    = 300
 )
 
 // worker serves one queue: it pops, and answers what need not wait. The others
@@ -114,6 +116,7 @@ func (w *worker) look() bool {
 	}
 	for end := time.Now().Add(w.poll); ; {
 		for range pollLooks {
+			breathe()
 			if ready, err := w.q.Ready(); ready || err != nil {
 				return true
 			}
@@ -133,6 +136,15 @@ func (w *worker) look() bool {
 			}
 			return false
 		}
+	}
+}
+
+// breathe leaves the ring's cache line to the driver for a moment: it writes
+// there. The compiler keeps empty loops.
+//
+//go:noinline
+func breathe() {
+	for range breath {
 	}
 }
 
