@@ -39,14 +39,15 @@ func (d *Device) Save(e *state.Encoder) error {
 	return nil
 }
 
-// heldBy is the packet that waits for the buffers of a pair.
+// heldBy is the packet that waits for the buffers of a pair; one that came for a
+// queue which the driver has stopped since is kept as it is.
 func (d *Device) heldBy(pair int) []byte {
-	if d.live == nil && pair < len(d.restored) {
-		return d.restored[pair]
-	}
 	if pair < len(d.receivers) && d.receivers[pair] != nil {
 		r := d.receivers[pair]
 		return r.spill[:r.held]
+	}
+	if pair < len(d.restored) {
+		return d.restored[pair]
 	}
 	return nil
 }
