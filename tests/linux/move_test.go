@@ -21,6 +21,13 @@ import (
 // on in out: over loopback TCP, or over a unix socket for a local hand-over.
 func move(t testing.TB, m *vmm.Machine, out *console, in vmm.Incoming, o migration.SendOptions) *vmm.Machine {
 	t.Helper()
+	m, _ = moveReported(t, m, out, in, o)
+	return m
+}
+
+// moveReported is move, and what the source says of it.
+func moveReported(t testing.TB, m *vmm.Machine, out *console, in vmm.Incoming, o migration.SendOptions) (*vmm.Machine, *migration.Report) {
+	t.Helper()
 	network, addr := "tcp", "127.0.0.1:0"
 	if o.Local {
 		network, addr = "unix", filepath.Join(t.TempDir(), "s")
@@ -50,7 +57,7 @@ func move(t testing.TB, m *vmm.Machine, out *console, in vmm.Incoming, o migrati
 	text, err := json.Marshal(rep)
 	require.NoError(t, err)
 	t.Logf("%s", text)
-	return arrived
+	return arrived, rep
 }
 
 var countLine = regexp.MustCompile(`count (\d+) t=(\d+)\D`)
