@@ -18,6 +18,7 @@
 //	qemu_test    plans carried out by qemu-img and qemu-io
 //	godwit_test  plans carried out by godwit
 //	agree_test   each reads the other's
+//	repair_test  tables spoilt, repaired by godwit, judged by qemu-img
 //	crash_test   writers killed at random moments: this program again, told by an
 //	             environment variable (crash_child_test)
 //
