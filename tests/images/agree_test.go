@@ -24,7 +24,6 @@ func shortOr(short, long int) int {
 func TestGodwitReadsWhatQEMUWrote(t *testing.T) {
 	for seed := range shortOr(12, 100) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			t.Parallel()
 			p := newPlan(uint64(seed), true)
 			t.Log(p)
 			dir := t.TempDir()
@@ -52,7 +51,6 @@ func TestGodwitReadsWhatQEMUWrote(t *testing.T) {
 func TestQEMUReadsWhatGodwitWrote(t *testing.T) {
 	for seed := range shortOr(12, 100) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			t.Parallel()
 			p := newPlan(uint64(seed), false)
 			t.Log(p)
 			dir := t.TempDir()

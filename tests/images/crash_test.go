@@ -46,7 +46,6 @@ func TestKilledWriterLosesNothingFlushed(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
 			path := filepath.Join(t.TempDir(), "disk.qcow2")
 			j := &judge{path: path, seed: rand.Uint64()}
 			t.Logf("seed %d", j.seed)

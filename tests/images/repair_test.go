@@ -20,7 +20,6 @@ import (
 func TestQEMUFindsRepairedImagesClean(t *testing.T) {
 	for seed := range shortOr(10, 100) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			t.Parallel()
 			p := newPlan(uint64(1000+seed), true)
 			p.layers = p.layers[:1]
 			if p.layers[0].format == tool.Raw {
