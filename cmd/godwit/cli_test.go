@@ -160,6 +160,13 @@ func TestLabCPUs(t *testing.T) {
 	}
 }
 
+func TestLabModules(t *testing.T) {
+	require.Empty(t, labModules([]string{"run", "--disk", "path=a"}))
+	for _, flag := range []string{"--net", "--net=tap=t0", "--config"} {
+		require.Equal(t, []string{"tun"}, labModules([]string{"run", flag}), flag)
+	}
+}
+
 // A script's & has SIGINT ignored; SIGTERM ends a command however it was
 // started.
 func TestSignalsIgnoredFromTheStart(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -95,6 +96,17 @@ func cacheDir(flag string) (string, error) {
 	return filepath.Join(dir, "godwit"), nil
 }
 
+// labModules names the kernel modules that a command needs beyond those that every
+// lab has.
+func labModules(args []string) []string {
+	for _, a := range args {
+		if name, _, _ := strings.Cut(a, "="); name == "--net" || name == "--config" {
+			return []string{"tun"} // taps
+		}
+	}
+	return nil
+}
+
 // runLab runs this program with args inside and ends with its exit code.
 func runLab(ctx context.Context, c lab.Config, args []string) error {
 	dir, err := os.Getwd()
@@ -112,6 +124,7 @@ func runLab(ctx context.Context, c lab.Config, args []string) error {
 	c.Init, c.Dir = self, dir
 	c.Command = append([]string{filepath.Base(self)}, args...)
 	c.Files, c.Disks, c.Outputs = carried.Files, carried.Disks, carried.Outputs
+	c.Modules = labModules(args)
 	c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
 	restore := func() error { return nil }
 	if term.IsTerminal(int(os.Stdout.Fd())) {
