@@ -118,7 +118,7 @@ func digest(t testing.TB, path string) [sha256.Size]byte {
 // and holding what the guest says.
 func TestDisksSurviveMoves(t *testing.T) {
 	moves, mib := 3, 8
-	if os.Getenv("GODWIT_SOAK") != "" {
+	if os.Getenv(soakEnv) != "" {
 		moves, mib = 20, 64
 	}
 	disks, root := makeLoadDisks(t, mib), diskCopy(t)

@@ -18,6 +18,9 @@ import (
 // insideEnv is set in the lab: the tests run right here.
 const insideEnv = "GODWIT_LINUX_INSIDE"
 
+// soakEnv asks for the long forms of tests.
+const soakEnv = "GODWIT_SOAK"
+
 // What the tests boot, by name in the cache folder that `make` fills.
 const (
 	bzImagePath = "kernel/bzImage"
@@ -87,7 +90,7 @@ func runInLab() (int, error) {
 		CacheDir:  cache,
 		Init:      program,
 		Command:   append([]string{"/t/linux.test"}, innerFlags(os.Args[1:])...),
-		Env:       []string{insideEnv + "=1", "TMPDIR=/t"},
+		Env:       []string{insideEnv + "=1", "TMPDIR=/t", soakEnv + "=" + os.Getenv(soakEnv)},
 		Dir:       "/t",
 		Files:     files,
 		Modules:   []string{"tun", "bridge", "veth"},

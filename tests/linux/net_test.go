@@ -118,7 +118,7 @@ var streamDone = regexp.MustCompile(`stream done rx=(\d+) tx=(\d+) errors=(\d+) 
 // the kernel's least retransmission timeout, then with a low one. The long form
 // does it with full pipes, too, where the machine's own speed sets the stalls.
 func TestConnectionSurvivesMoves(t *testing.T) {
-	if os.Getenv("GODWIT_SOAK") == "" {
+	if os.Getenv(soakEnv) == "" {
 		connectionSurvives(t, 128, 2, 2)
 		return
 	}
