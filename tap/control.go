@@ -86,15 +86,19 @@ func (t *Interface) setQueue(i int, flag uint16) error {
 
 // SetCarrier plugs the cable in or pulls it: a bridge sends nothing to a port
 // without carrier, and forgets what it learned there. The error of a kernel that
-// cannot (before 5.0) is errors.ErrUnsupported.
+// cannot (before 5.0) is errors.ErrUnsupported; ErrGone says that there is no
+// interface any more.
 func (t *Interface) SetCarrier(on bool) error {
 	var v int32
 	if on {
 		v = 1
 	}
 	if err := ioctl(t.fds[0], unix.TUNSETCARRIER, unsafe.Pointer(&v)); err != nil {
-		if err == unix.EINVAL {
+		switch err {
+		case unix.EINVAL:
 			err = errors.ErrUnsupported
+		case unix.EBADFD:
+			err = ErrGone
 		}
 		return fmt.Errorf("tap %q: set carrier: %w", t.name, err)
 	}

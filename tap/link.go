@@ -85,13 +85,13 @@ func (t *Interface) leave() error {
 
 // Forget makes the bridge forget that mac is behind this interface, so that it
 // floods what is for mac until it learns anew. Not to be in a bridge, not to be
-// known there and not to have the rights are no errors: bridges forget by
-// themselves in time.
+// known there, not to have the rights and not to be at all are no errors: bridges
+// forget by themselves in time.
 func (t *Interface) Forget(mac net.HardwareAddr) error {
 	err := t.nl.NeighDel(&netlink.Neigh{
 		LinkIndex: t.index, Family: unix.AF_BRIDGE, Flags: netlink.NTF_MASTER, HardwareAddr: mac,
 	})
-	for _, fine := range []error{unix.ENOENT, unix.EOPNOTSUPP, unix.EPERM} {
+	for _, fine := range []error{unix.ENOENT, unix.EOPNOTSUPP, unix.EPERM, unix.ENODEV} {
 		if errors.Is(err, fine) {
 			return nil
 		}

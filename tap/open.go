@@ -41,6 +41,9 @@ type Options struct {
 // ErrInUse marks an interface that another process reads.
 var ErrInUse = errors.New("another process uses it")
 
+// ErrGone marks an interface that somebody has removed while it was open.
+var ErrGone = errors.New("the interface is gone")
+
 // Interface is an open tap.
 type Interface struct {
 	name   string

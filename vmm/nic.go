@@ -197,10 +197,20 @@ func (n *nic) release() error {
 	n.hush()
 	n.quiet = true
 	mac := n.dev.MAC()
-	if err := n.tap.SetCarrier(false); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+	if err := n.plug(false); err != nil {
 		return err
 	}
 	return n.tap.Forget(mac[:])
+}
+
+// plug sets the carrier where the kernel can. A tap that somebody has removed is
+// as quiet as can be, and keeps no guest from moving or from running on.
+func (n *nic) plug(in bool) error {
+	err := n.tap.SetCarrier(in)
+	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, tap.ErrGone) {
+		return nil
+	}
+	return err
 }
 
 // claim undoes release at a source whose migration failed, and tells the network
@@ -209,7 +219,7 @@ func (n *nic) claim() error {
 	if !n.quiet {
 		return nil
 	}
-	if err := n.tap.SetCarrier(true); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+	if err := n.plug(true); err != nil {
 		return err
 	}
 	n.quiet = false

@@ -204,3 +204,19 @@ func TestTapIsQuietWhileReleased(t *testing.T) {
 	hear(t, announced)
 	hear(t, taptest.PacketsOf(t, "peer", loadType))
 }
+
+// TestTapRemovedByItsOperator: a guest whose tap is gone can still leave, and goes
+// on where it is when that fails.
+func TestTapRemovedByItsOperator(t *testing.T) {
+	taptest.Namespace(t)
+	taptest.Bridge(t, "br")
+	spec := NetworkInterface{HostDevName: "vm0", Bridge: "br", GuestMAC: "02:00:00:00:00:07"}.withDefaults("m", 0)
+	n, err := newNIC(spec, assembly{})
+	require.NoError(t, err)
+	port, err := netlink.LinkByName("vm0")
+	require.NoError(t, err)
+	require.NoError(t, netlink.LinkDel(port))
+	require.NoError(t, n.release())
+	require.NoError(t, n.claim())
+	require.NoError(t, n.close())
+}
