@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -95,26 +96,15 @@ func (h *host) stopListening() error {
 }
 
 // accept takes the clients that wait.
-func (h *host) accept(raw interface{ Control(func(uintptr)) error }) {
+func (h *host) accept(raw syscall.RawConn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.listener == nil {
 		return
 	}
 	for {
-		fd, err := -1, error(unix.EBADF)
-		if cerr := raw.Control(func(l uintptr) {
-			fd, _, err = unix.Accept4(int(l), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-		}); cerr != nil {
-			return
-		}
-		switch {
-		case errors.Is(err, unix.ECONNABORTED), errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			// EAGAIN: that was all. A lack of descriptors passes when somebody closes
-			// one; until then the next client to knock tries again.
-			h.knock.Arm(hostpoll.In)
+		fd, ok := h.knock.Accept(raw)
+		if !ok {
 			return
 		}
 		h.makeRoom()

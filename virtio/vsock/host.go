@@ -56,17 +56,8 @@ func (d *Device) accept(raw syscall.RawConn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for d.listener != nil {
-		fd, err := -1, error(unix.EBADF)
-		if cerr := raw.Control(func(l uintptr) {
-			fd, _, err = unix.Accept4(int(l), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-		}); cerr != nil {
-			return
-		}
-		switch {
-		case errors.Is(err, unix.ECONNABORTED), errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			d.knock.Arm(hostpoll.In) // EAGAIN: that was all
+		fd, ok := d.knock.Accept(raw)
+		if !ok {
 			return
 		}
 		if c := d.add(fd, greeting); c != nil {
