@@ -136,7 +136,8 @@ func (m *Image) reclaim() error {
 		return nil
 	}
 	m.inflight.Lock()
-	m.inflight.Unlock() //nolint:staticcheck // an empty critical section is the point: all earlier requests have ended
+	//lint:ignore SA2001 all earlier requests have ended now, which is all that was wanted
+	m.inflight.Unlock()
 
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"regexp"
@@ -22,10 +21,7 @@ import (
 const bridgeName = "br0"
 
 // neighbour is the peer as the test sees it.
-type neighbour struct {
-	p  *process
-	in io.Writer
-}
+type neighbour struct{ p *process }
 
 // network makes the bridge, the peer's namespace and the veth pair between:
 //

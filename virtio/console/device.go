@@ -170,13 +170,7 @@ func (d *Device) Resume() error {
 	return nil
 }
 
-// kick wakes the worker of a queue, if there is one.
-func (d *Device) kick(queue int) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.kickLocked(queue)
-}
-
+// kickLocked wakes the worker of a queue, if there is one. The caller holds mu.
 func (d *Device) kickLocked(queue int) {
 	if queue < len(d.kicks) {
 		// It fails for a device whose transport is closed: nobody waits any more.

@@ -297,14 +297,14 @@ func TestMove(t *testing.T) {
 	g := boot(t)
 	s, c := g.fromGuest(80, 1025)
 	require.NoError(t, g.tr.Pause())
-	stream := statetest.Stream(t, g.tr)
+	statetest.Stream(t, g.tr)
 	require.NoError(t, g.dev.StopListening())
 	require.NoError(t, g.tr.Resume())
 	s.write([]byte("the migration failed"))
 	require.Equal(t, "the migration failed", read(t, c, 20))
 
 	require.NoError(t, g.tr.Pause())
-	stream = statetest.Stream(t, g.tr)
+	stream := statetest.Stream(t, g.tr)
 	old, oldTransport := g.dev, g.tr
 	g.transport()
 	g.listen()
