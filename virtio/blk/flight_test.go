@@ -5,10 +5,12 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"godwit/blockfile"
+	"godwit/devices/bus"
 	"godwit/virtio/blk"
 	"godwit/virtio/internal/drivertest"
 )
@@ -139,6 +141,48 @@ func TestPauseWaitsForTheDisk(t *testing.T) {
 			disk.waitFor(0)
 		})
 	}
+}
+
+// slowWire is an interrupt line that takes its time.
+type slowWire struct {
+	bus.Interrupt
+	rung, open chan struct{}
+}
+
+func (s *slowWire) Trigger() error {
+	s.rung <- struct{}{}
+	<-s.open
+	return s.Interrupt.Trigger()
+}
+
+// TestPauseWaitsForTheInterrupt: what a pause is for is saved right after it, so
+// the interrupt of the last answer must be out, or no guest ever gets it.
+func TestPauseWaitsForTheInterrupt(t *testing.T) {
+	wire := &slowWire{rung: make(chan struct{}, 1), open: make(chan struct{})}
+	disk := newGate(diskFile(t, blockfile.Options{}))
+	g := boot(t, setup{config: blk.Config{Backend: disk}, wire: func(irq *drivertest.Interrupt) bus.Interrupt {
+		wire.Interrupt = irq
+		return wire
+	}})
+	g.submit(0, in, 0, readSeg(g.arena.Alloc(t, 512, 16), 512))
+	disk.waitFor(1)
+	disk.release(-1)
+	<-wire.rung
+	var once sync.Once
+	answer := func() { once.Do(func() { close(wire.open) }) }
+	t.Cleanup(answer)
+	paused := make(chan struct{})
+	go func() {
+		defer close(paused)
+		require.NoError(t, g.tr.Pause())
+	}()
+	select {
+	case <-paused:
+		require.FailNow(t, "paused with an interrupt under way")
+	case <-time.After(50 * time.Millisecond):
+	}
+	answer()
+	<-paused
 }
 
 // fickle is a Trier that cannot always say, and has done half of it then.

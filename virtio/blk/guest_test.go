@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"godwit/blockfile"
+	"godwit/devices/bus"
 	"godwit/kvm/guestmem"
 	"godwit/virtio"
 	"godwit/virtio/blk"
@@ -43,12 +44,15 @@ type guest struct {
 	// vCPUs are paused.
 	cpu      sync.RWMutex
 	indirect bool
+	// wire stands between the device and irq, if it is set.
+	wire func(*drivertest.Interrupt) bus.Interrupt
 }
 
 type setup struct {
 	config   blk.Config
 	features uint64 // refused by the driver
 	size     uint16
+	wire     func(*drivertest.Interrupt) bus.Interrupt
 }
 
 func diskFile(t testing.TB, o blockfile.Options) blockfile.File {
@@ -73,7 +77,11 @@ func (g *guest) transport(cfg blk.Config) {
 	var err error
 	g.dev, err = blk.New(cfg)
 	require.NoError(g.t, err)
-	g.tr, err = mmio.New(mmio.Config{ID: "virtio/disk0", Memory: g.mem, Device: g.dev, Interrupt: g.irq})
+	var irq bus.Interrupt = g.irq
+	if g.wire != nil {
+		irq = g.wire(g.irq)
+	}
+	g.tr, err = mmio.New(mmio.Config{ID: "virtio/disk0", Memory: g.mem, Device: g.dev, Interrupt: irq})
 	require.NoError(g.t, err)
 	g.t.Cleanup(func() { require.NoError(g.t, g.tr.Close()) })
 	g.regs = drivertest.Registers{T: g.t, Dev: g.tr}
@@ -82,7 +90,7 @@ func (g *guest) transport(cfg blk.Config) {
 // boot makes a guest whose driver has started the device.
 func boot(t testing.TB, s setup) *guest {
 	t.Helper()
-	g := &guest{t: t, mem: drivertest.Memory(t, memSize), irq: drivertest.NewInterrupt()}
+	g := &guest{t: t, mem: drivertest.Memory(t, memSize), irq: drivertest.NewInterrupt(), wire: s.wire}
 	g.arena = drivertest.NewArena(0x1000, memSize)
 	g.transport(s.config)
 	features := g.regs.DeviceFeatures() &^ s.features

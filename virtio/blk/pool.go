@@ -23,7 +23,7 @@ type pool struct {
 	started atomic.Int32
 	out     atomic.Int32   // submitted and not answered
 	ended   sync.WaitGroup // the goroutines
-	drained sync.WaitGroup // the requests
+	drained sync.WaitGroup // the requests, until they are settled
 }
 
 func newPool(bound, jobs int) *pool {
@@ -54,13 +54,14 @@ func (p *pool) run() {
 	}
 }
 
-// answered says that the driver got a request back.
-func (p *pool) answered() {
-	p.out.Add(-1)
-	p.drained.Done()
-}
+// answered says that a request waits for the host no more.
+func (p *pool) answered() { p.out.Add(-1) }
 
-// drain returns once every request is answered. Nobody may submit meanwhile.
+// settled says that the driver got n requests back, and its interrupt if it
+// wanted one.
+func (p *pool) settled(n int) { p.drained.Add(-n) }
+
+// drain returns once every request is settled. Nobody may submit meanwhile.
 func (p *pool) drain() { p.drained.Wait() }
 
 // close drains and ends the goroutines.

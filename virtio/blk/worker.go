@@ -53,6 +53,9 @@ type worker struct {
 	irq   bool // the driver is to be interrupted
 	since int  // answers since it is
 	bytes int64
+	// settled are answers to requests of the pool that it has not been told of: a
+	// pause waits for their interrupt too, which would be lost after it.
+	settled int
 
 	// Only the worker's own goroutine uses these.
 	poll   time.Duration // how long to look before sleeping
@@ -189,12 +192,16 @@ func (w *worker) push(r *request) error {
 	return err
 }
 
-// interrupt tells the driver of the answers so far if it wants to know of one.
+// interrupt tells the driver of the answers so far if it wants to know of one,
+// and then the pool.
 func (w *worker) interrupt() {
 	if w.irq {
 		w.notify.Used()
 	}
-	w.irq, w.since, w.bytes = false, 0, 0
+	if w.settled > 0 {
+		w.pool.settled(w.settled)
+	}
+	w.irq, w.since, w.bytes, w.settled = false, 0, 0, 0
 }
 
 // complete answers a request of the pool.
@@ -222,8 +229,9 @@ func (w *worker) publishFinished() {
 	}
 }
 
-// takeFinished answers the list. It is called by the owner of the queue. Every
-// request is accounted for, whatever becomes of the queue.
+// takeFinished answers the list. It is called by the owner of the queue, who
+// calls interrupt before letting go. Every request is accounted for, whatever
+// becomes of the queue.
 func (w *worker) takeFinished() error {
 	if w.finished.Load() == nil {
 		return nil
@@ -231,10 +239,11 @@ func (w *worker) takeFinished() error {
 	var first error
 	for r := w.finished.Swap(nil); r != nil; {
 		next := r.next
+		w.settled++
+		w.pool.answered()
 		if err := w.push(r); first == nil {
 			first = err
 		}
-		w.pool.answered()
 		r = next
 	}
 	return first
