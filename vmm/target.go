@@ -78,7 +78,7 @@ func newIncoming(in Incoming, offer migration.Offer) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	vsockPath, err := in.resolveVsock(cfg.Vsock)
+	vsockPath, err := in.VsockPath(cfg.Vsock)
 	if err != nil {
 		return nil, err
 	}

@@ -46,10 +46,10 @@ func (v *Vsock) validate(incoming bool) error {
 	return nil
 }
 
-// resolveVsock finds the path here: where the operator says, or as the source
+// VsockPath finds the path here: where the operator says, or as the source
 // names it if its folder, which must exist, lies below an allowed prefix. With
 // neither nobody is behind the device.
-func (in Incoming) resolveVsock(v *Vsock) (string, error) {
+func (in Incoming) VsockPath(v *Vsock) (string, error) {
 	switch {
 	case v == nil && in.Vsock != "":
 		return "", fmt.Errorf("%w: --vsock path=… and the machine has no vsock", ErrIncompatible)
@@ -61,15 +61,15 @@ func (in Incoming) resolveVsock(v *Vsock) (string, error) {
 		}
 		return in.Vsock, nil
 	}
-	path, ok := ResolveNew(in.AllowPrefixes, v.UDSPath)
+	path, ok := resolveNew(in.AllowPrefixes, v.UDSPath)
 	if ok && checkVsockPath(path) != nil {
 		return "", nil
 	}
 	return path, nil
 }
 
-// ResolveNew is Resolve for a file that need not exist; its folder must.
-func ResolveNew(prefixes []string, path string) (resolved string, ok bool) {
+// resolveNew is Resolve for a file that need not exist; its folder must.
+func resolveNew(prefixes []string, path string) (resolved string, ok bool) {
 	base := filepath.Base(path)
 	if !filepath.IsLocal(base) || base == "." {
 		return "", false

@@ -80,12 +80,12 @@ func TestStrangersVsockPath(t *testing.T) {
 		{Incoming{AllowPrefixes: []string{"/"}}, &Vsock{GuestCID: 3}, ""},
 		{Incoming{}, nil, ""},
 	} {
-		got, err := c.in.resolveVsock(c.v)
+		got, err := c.in.VsockPath(c.v)
 		require.NoError(t, err)
 		require.Equal(t, c.want, got)
 	}
-	_, err = Incoming{Vsock: "v"}.resolveVsock(nil)
+	_, err = Incoming{Vsock: "v"}.VsockPath(nil)
 	require.ErrorIs(t, err, ErrIncompatible)
-	_, err = Incoming{Vsock: strings.Repeat("v", 100)}.resolveVsock(its)
+	_, err = Incoming{Vsock: strings.Repeat("v", 100)}.VsockPath(its)
 	require.ErrorIs(t, err, ErrConfig)
 }

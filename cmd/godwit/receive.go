@@ -178,12 +178,13 @@ func (r *receiver) sayUnmapped(h *host, m *vmm.Machine) {
 	}
 }
 
-// incomingVsock is where a machine's vsock is here, or "".
+// incomingVsock is where a machine's vsock is here, by the rule of its arrival, or
+// "".
 func (r *receiver) incomingVsock(v *vmm.Vsock) string {
-	if r.vsock != "" {
-		return string(r.vsock)
+	path, err := vmm.Incoming{Vsock: string(r.vsock), AllowPrefixes: r.allow}.VsockPath(v)
+	if err != nil {
+		return "" // the machine would not be here
 	}
-	path, _ := vmm.ResolveNew(r.allow, v.UDSPath)
 	return path
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -52,6 +53,24 @@ func TestReceiverAllowsNoWayOut(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "x.img", got.Drives[0].PathOnHost, "the operator's own word")
 	require.Equal(t, "/its/own", its.Drives[0].PathOnHost, "the machine's is not changed")
+}
+
+// TestVsockAfterAReset is where it was when the machine arrived: a path that is
+// too long for a socket was not used then, and does not end the guest now.
+func TestVsockAfterAReset(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	require.NoError(t, err)
+	r := receiver{allow: []string{dir}}
+	long := filepath.Join(dir, strings.Repeat("v", 100))
+	for its, want := range map[string]string{filepath.Join(dir, "v"): filepath.Join(dir, "v"), long: "", "/elsewhere/v": ""} {
+		got, err := r.here(vmm.Config{Vsock: &vmm.Vsock{GuestCID: 3, UDSPath: its}})
+		require.NoError(t, err)
+		require.Equal(t, want, got.Vsock.UDSPath)
+	}
+	r.vsock = "mine"
+	got, err := r.here(vmm.Config{Vsock: &vmm.Vsock{GuestCID: 3, UDSPath: long}})
+	require.NoError(t, err)
+	require.Equal(t, "mine", got.Vsock.UDSPath)
 }
 
 func TestAcceptPatiently(t *testing.T) {
