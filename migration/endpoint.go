@@ -103,7 +103,10 @@ type LocalSource interface {
 // succeeded. A Target may also have Touched, as Source does: verify then also
 // looks at pages that the source never sent. And it may have Rehearse() (time.Duration,
 // error), which the engine calls once, first of all: how long the machine takes to
-// restore its own state as LoadState would, which must leave it as it was.
+// restore its own state as LoadState would, which must leave it as it was. And it
+// may have Expect(), called once before LoadState, when the state begins to come: the
+// source has released what both must not use, so that what reaches this host for
+// the guest from then on is the Target's to keep.
 type Target interface {
 	// Memory lists guest RAM, all zero and not yet touched where possible, or the
 	// source's own (Offer.Memory); the engine checks it against the source's layout.

@@ -12,13 +12,16 @@ import (
 
 // getState hears STATE, answers VERIFY, and ends with PREPARE.
 func (r *receiver) getState() error {
-	for last := false; !last; {
+	for first, last := true, false; !last; first = false {
 		m, err := r.link.next(r.ctx)
 		if err != nil {
 			return err
 		}
 		if m.typ != wire.TypeState || r.state.Len()+len(m.body) > maxState {
 			return fmt.Errorf("%w: %s after %d bytes of STATE, at most %d", wire.ErrFormat, m.typ, r.state.Len(), maxState)
+		}
+		if first {
+			expect(r.target)
 		}
 		r.state.Write(m.body)
 		last = m.last
@@ -33,6 +36,13 @@ func (r *receiver) getState() error {
 		return nil
 	}
 	return r.verify()
+}
+
+// expect tells a Target that wants to know that its guest is on its way.
+func expect(t Target) {
+	if t, ok := t.(interface{ Expect() }); ok {
+		t.Expect()
+	}
 }
 
 // allPages makes sure that no page is missing.

@@ -176,6 +176,7 @@ func (f *fileReader) memory() error {
 
 // finish reads state, hash and totals, and runs the machine.
 func (f *fileReader) finish(verify bool) error {
+	expect(f.target)
 	var state bytes.Buffer
 	if err := f.gather(wire.TypeState, &state, maxState); err != nil {
 		return err

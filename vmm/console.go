@@ -130,6 +130,7 @@ type ConsolePortInfo struct {
 
 // consoles is the machine's virtio-console device.
 type consoles struct {
+	plainPart
 	specs []Console
 	paths []string // what is, or is to be, behind each port here
 	open  []bool   // and is
@@ -167,7 +168,6 @@ func (c *consoles) kind() string          { return "virtio-console" }
 func (c *consoles) name() string          { return c.specs[0].ID }
 func (c *consoles) device() virtio.Device { return c.dev }
 func (c *consoles) close() error          { return c.dev.Close() }
-func (c *consoles) follow()               {}
 
 // release makes the paths free for the destination, which may be on this host.
 // Clients that are connected stay: they lose nothing if the migration fails.

@@ -204,6 +204,13 @@ func (d *devices) release() error {
 	return nil
 }
 
+// expect tells the parts that the guest is on its way.
+func (d *devices) expect() {
+	for _, p := range d.parts {
+		p.expect()
+	}
+}
+
 // claim takes it (again).
 func (d *devices) claim() error {
 	for _, p := range d.parts {

@@ -213,6 +213,9 @@ func (n *nic) plug(in bool) error {
 	return err
 }
 
+// expect throws away what gathered so far: the source's tap got it, too.
+func (n *nic) expect() { n.tap.Purge() }
+
 // claim undoes release at a source whose migration failed, and tells the network
 // that the guest has stayed.
 func (n *nic) claim() error {

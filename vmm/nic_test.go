@@ -11,7 +11,9 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"godwit/devices/state"
 	"godwit/migration"
+	"godwit/tap"
 	"godwit/tap/taptest"
 )
 
@@ -219,4 +221,41 @@ func TestTapRemovedByItsOperator(t *testing.T) {
 	require.NoError(t, n.release())
 	require.NoError(t, n.claim())
 	require.NoError(t, n.close())
+}
+
+// TestFramesForAGuestOnItsWay: what the destination's tap got while the source's
+// still did is thrown away, and what it gets from then on is kept.
+func TestFramesForAGuestOnItsWay(t *testing.T) {
+	taptest.Namespace(t)
+	taptest.Bridge(t, "br")
+	taptest.Veth(t, "br", "port", "peer")
+	spec := NetworkInterface{GuestMAC: "02:00:00:00:00:07"}.withDefaults("m", 0)
+	p, err := newNIC(spec, assembly{incoming: true, networks: map[string]HostNetwork{"net0": {Tap: "vm1", Bridge: "br"}}})
+	require.NoError(t, err)
+	n := p.(*nic)
+	defer n.close()
+	peer := taptest.Packets(t, "peer")
+	send := func(mark byte) {
+		f := make([]byte, 60)
+		copy(f, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 9, 9, 9, 9, 9, loadType >> 8, loadType & 0xff, mark})
+		taptest.Until(t, func() bool { // the port comes up in its own time
+			_, err := unix.Write(peer, f)
+			require.NoError(t, err)
+			fds := []unix.PollFd{{Fd: int32(n.tap.Fd(0)), Events: unix.POLLIN}}
+			ready, err := unix.Poll(fds, 10)
+			return err == nil && ready == 1
+		})
+	}
+	b := make([]byte, 1<<16)
+	send(1)
+	n.expect()
+	_, err = n.tap.Readv(0, [][]byte{b})
+	require.ErrorIs(t, err, unix.EAGAIN)
+	send(2)
+	var e state.Encoder
+	require.NoError(t, n.dev.Save(&e))
+	require.NoError(t, n.dev.Restore(n.dev.StateVersion(), state.NewDecoder(e.Data())))
+	_, err = n.tap.Readv(0, [][]byte{b})
+	require.NoError(t, err)
+	require.EqualValues(t, 2, b[tap.HeaderSize+14])
 }

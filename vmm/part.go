@@ -8,7 +8,7 @@ import "godwit/virtio"
 //
 //	source                          destination
 //	Pause (devices drained)         created, locks and traffic still the source's
-//	release ──────────────────────> claim
+//	release ──────────────────────> expect, claim
 //	   └ claim, if it failed        the guest runs, follow
 type part interface {
 	// kind and name are for messages: `disk "vda"`.
@@ -18,6 +18,9 @@ type part interface {
 	// release gives up what a source and a destination must not both use: the
 	// lock of a disk, the traffic of a network. The device is paused.
 	release() error
+	// expect says that the source has released: what comes for the guest from here
+	// on is to be kept for it, at a destination. What came before was not.
+	expect()
 	// claim takes it: at a destination before the guest runs, at a source again
 	// after a migration that failed. Having it already is no error.
 	claim() error
@@ -33,6 +36,7 @@ type part interface {
 type plainPart struct{}
 
 func (plainPart) release() error { return nil }
+func (plainPart) expect()        {}
 func (plainPart) claim() error   { return nil }
 func (plainPart) follow()        {}
 func (plainPart) close() error   { return nil }

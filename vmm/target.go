@@ -127,6 +127,13 @@ func (t *target) Populate(extents []migration.Extent) error {
 	return t.m.mem.populate(extents)
 }
 
+// Expect lets the engine say that the source has let go of its networks.
+func (t *target) Expect() {
+	t.m.op.Lock()
+	defer t.m.op.Unlock()
+	t.m.dev.expect()
+}
+
 // LoadState implements migration.Target.
 func (t *target) LoadState(r io.Reader) error {
 	t.m.op.Lock()

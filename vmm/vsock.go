@@ -90,6 +90,7 @@ type VsockInfo struct {
 
 // vsock is the machine's virtio-vsock device.
 type vsock struct {
+	plainPart
 	cid  uint64
 	path string // what is, or is to be, its path here; none if empty
 	open bool
@@ -119,7 +120,6 @@ func newVsock(spec Vsock, a assembly) (_ part, err error) {
 func (v *vsock) kind() string          { return "vsock" }
 func (v *vsock) name() string          { return fmt.Sprint(v.cid) }
 func (v *vsock) device() virtio.Device { return v.dev }
-func (v *vsock) follow()               {}
 func (v *vsock) close() error          { return v.dev.Close() }
 
 // release makes the path free for the destination, which may be on this host.

@@ -72,6 +72,7 @@ type Target struct {
 	host    *Host
 	regions []migration.Region
 	State   []byte // what LoadState was given
+	await   bool   // Expect was called
 	loaded  bool
 	locked  bool
 	running bool
@@ -126,10 +127,26 @@ func (t *Target) Populate(extents []migration.Extent) error {
 	return err
 }
 
+// Expect holds the engine to its place among the calls.
+func (t *Target) Expect() {
+	done, _ := t.host.enter(t.host.world, "Expect")
+	defer done()
+	if t.await || t.loaded || t.running || t.aborted {
+		t.host.world.breach("Expect called with state expected %v, loaded %v, running %v, aborted %v", t.await, t.loaded, t.running, t.aborted)
+	}
+	if !t.host.world.released() {
+		t.host.world.breach("Expect called before Release")
+	}
+	t.await = true
+}
+
 // LoadState implements migration.Target.
 func (t *Target) LoadState(r io.Reader) error {
 	done, err := t.host.enter(t.host.world, "LoadState")
 	defer done()
+	if !t.await {
+		t.host.world.breach("LoadState called before Expect")
+	}
 	if err != nil {
 		return err
 	}

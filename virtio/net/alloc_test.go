@@ -22,7 +22,6 @@ func (*feed) Offloads() uint         { return 0 }
 func (*feed) SetOffloads(uint) error { return nil }
 func (*feed) SetQueues(int) error    { return nil }
 func (*feed) Fd(int) int             { return -1 }
-func (*feed) Purge()                 {}
 
 func (f *feed) Readv(_ int, bufs [][]byte) (int, error) {
 	if f.left == 0 {

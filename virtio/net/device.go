@@ -32,8 +32,6 @@ type Backend interface {
 	// Fd is for poll(2): readable with a packet, writable with room. It may have
 	// an error once Readv has.
 	Fd(pair int) int
-	// Purge throws away what waits to be read.
-	Purge()
 }
 
 const (

@@ -19,7 +19,6 @@ func FuzzSequence(f *testing.F) {
 		New: func(t testing.TB, _ *guestmem.Memory) virtio.Device {
 			if wires[t] == nil {
 				w := newWire(t, 2)
-				w.keep.Store(true)
 				for i, n := range []int{60, 1514, 20000, 13, 65000, 100} {
 					w.give(t, i%2, packet(ownMAC, byte(i), n))
 				}

@@ -34,10 +34,9 @@ type wire struct {
 	near, far []int
 	has       uint
 
-	set, queues, purges atomic.Int64
-	activity            atomic.Uint64
-	keep                atomic.Bool  // Purge does nothing
-	fault               atomic.Int64 // an errno for Writev
+	set, queues atomic.Int64
+	activity    atomic.Uint64
+	fault       atomic.Int64 // an errno for Writev
 }
 
 func newWire(t testing.TB, pairs int) *wire {
@@ -65,20 +64,6 @@ func (w *wire) SetQueues(n int) error {
 func (w *wire) SetOffloads(set uint) error {
 	w.set.Store(int64(set))
 	return nil
-}
-
-func (w *wire) Purge() {
-	w.purges.Add(1)
-	if w.keep.Load() {
-		return
-	}
-	for _, fd := range w.near {
-		for {
-			if _, err := unix.Read(fd, make([]byte, 1)); err != nil {
-				break
-			}
-		}
-	}
 }
 
 func (w *wire) Readv(pair int, bufs [][]byte) (int, error) {

@@ -89,9 +89,8 @@ func (f *filter) restore(d *state.Decoder) {
 	}
 }
 
-// Restore implements state.Saver and reads version 1. What has gathered at the
-// backend so far was for nobody, and is thrown away: the guest stands still by
-// now, and what comes from here on is for it.
+// Restore implements state.Saver and reads version 1. What waits at the backend is
+// left alone: it may be for the guest.
 func (d *Device) Restore(v uint32, dec *state.Decoder) error {
 	if v != stateVersion {
 		return fmt.Errorf("virtio-net state: version %d is not known, only %d", v, stateVersion)
@@ -129,7 +128,6 @@ func (d *Device) Restore(v uint32, dec *state.Decoder) error {
 	}
 	d.inUse.Store(int32(inUse))
 	d.filter.Store(&f)
-	d.backend.Purge()
 	return nil
 }
 
