@@ -12,13 +12,14 @@
 //	PUT    /actions    Action: {"action_type":"InstanceStop"}
 //	GET    /balloon    vmm.Balloon, as it now is; PATCH takes {"amount_mib":N}
 //	GET    /balloon/statistics  BalloonStats; PATCH takes {"stats_polling_interval_s":N}
+//	PATCH  /network-interfaces/ID  NetworkUpdate: {"link_up":false}
 //	PUT    /migration  MigrationRequest: starts one; 204, or with ?watch=1 as below
 //	GET    /migration  MigrationStatus; with ?watch=1 one a line until the migration has ended
 //	PATCH  /migration  MigrationUpdate: bandwidth, downtime limit, throttle
 //	DELETE /migration  cancels, and answers when the guest runs on here
 //
 // An error is {"fault_message": "..."} with 400 for a request that is wrong in
-// itself, 404 for an unknown path, a migration that never was or a balloon that is not there, 409 for what
+// itself, 404 for an unknown path, a migration that never was or a device that is not there, 409 for what
 // the machine's state does not allow. Bodies are bounded and unknown fields
 // refused.
 //

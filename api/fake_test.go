@@ -27,6 +27,7 @@ type fakeVM struct {
 	moved bool
 
 	balloon *vmm.BalloonInfo // nil: none
+	links   map[string]bool  // what SetLink was told
 }
 
 func (f *fakeVM) State() vmm.State {
@@ -51,6 +52,14 @@ func (f *fakeVM) Info() (vmm.Info, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return vmm.Info{ID: "fake", VCPUs: 3, Balloon: f.balloon}, nil
+}
+
+func (f *fakeVM) SetLink(id string, up bool) error {
+	if id != "net0" {
+		return vmm.ErrNoNetwork
+	}
+	f.links = map[string]bool{id: up}
+	return nil
 }
 
 func (f *fakeVM) SetBalloon(mib int) error {

@@ -28,6 +28,7 @@ type Machine interface {
 	Pause(ctx context.Context) error
 	Resume() error
 	Stop()
+	SetLink(id string, up bool) error
 	// SetBalloon and SetBalloonInterval are in MiB and in seconds.
 	SetBalloon(mib int) error
 	SetBalloonInterval(seconds int) error

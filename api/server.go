@@ -133,6 +133,7 @@ func (s *Server) routes() http.Handler {
 	on("PATCH /balloon", s.patchBalloon)
 	on("GET /balloon/statistics", func(*http.Request) (any, error) { return s.inst.BalloonStatistics() })
 	on("PATCH /balloon/statistics", s.patchBalloonStatistics)
+	on("PATCH /network-interfaces/{iface_id}", s.patchNetwork)
 	on("PATCH /migration", s.patchMigration)
 	on("DELETE /migration", func(r *http.Request) (any, error) { return nil, s.inst.CancelMigration(r.Context()) })
 	mux.HandleFunc("GET /migration", s.getMigration)
@@ -275,8 +276,10 @@ func statusOf(err error) int {
 			return http.StatusBadRequest
 		}
 	}
-	if errors.Is(err, errNotFound) || errors.Is(err, ErrNoMigration) || errors.Is(err, vmm.ErrNoBalloon) {
-		return http.StatusNotFound
+	for _, e := range []error{errNotFound, ErrNoMigration, vmm.ErrNoBalloon, vmm.ErrNoNetwork} {
+		if errors.Is(err, e) {
+			return http.StatusNotFound
+		}
 	}
 	// What is left is right in itself and refused by the machine's state.
 	return http.StatusConflict

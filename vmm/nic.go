@@ -144,6 +144,7 @@ type NetworkInfo struct {
 	MAC        string    `json:"mac"` // as the guest has it now
 	MTUBytes   int       `json:"mtu_bytes"`
 	QueuePairs int       `json:"queue_pairs"`
+	LinkUp     bool      `json:"link_up"`
 	Stats      net.Stats `json:"stats"`
 }
 
@@ -222,7 +223,7 @@ func (n *nic) claim() error {
 	if !n.quiet {
 		return nil
 	}
-	if err := n.plug(true); err != nil {
+	if err := n.plug(n.dev.LinkUp()); err != nil {
 		return err
 	}
 	n.quiet = false
@@ -240,6 +241,10 @@ var announceGaps = []time.Duration{
 // switch far away may need a while.
 func (n *nic) follow() {
 	n.hush()
+	if !n.dev.LinkUp() {
+		_ = n.plug(false) // it is the guest's own driver that is to keep quiet
+		return
+	}
 	stop := make(chan struct{})
 	n.stop = stop
 	n.done.Go(func() {
@@ -272,6 +277,6 @@ func (n *nic) close() error {
 func (n *nic) info(i *Info) {
 	i.Networks = append(i.Networks, NetworkInfo{
 		ID: n.ID, Tap: n.host.Tap, Bridge: n.host.Bridge, MAC: n.dev.MAC().String(),
-		MTUBytes: n.tap.MTU(), QueuePairs: n.QueuePairs, Stats: n.dev.Stats(),
+		MTUBytes: n.tap.MTU(), QueuePairs: n.QueuePairs, LinkUp: n.dev.LinkUp(), Stats: n.dev.Stats(),
 	})
 }

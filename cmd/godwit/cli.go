@@ -139,7 +139,7 @@ Exit codes: 0 done, 1 failed, 2 bad usage, 3 guest fault.`,
 		id, title string
 		commands  []*cobra.Command
 	}{
-		{"machine", "Run a machine:", []*cobra.Command{newRun(), newInfo(), newPause(), newResume(), newStop(), newBalloon()}},
+		{"machine", "Run a machine:", []*cobra.Command{newRun(), newInfo(), newPause(), newResume(), newStop(), newLink(), newBalloon()}},
 		{"move", "Move it:", []*cobra.Command{newReceive(), newMigrate(), newMigration()}},
 		{"disk", "Its disks:", []*cobra.Command{newImage()}},
 		{"host", "Try it on this host:", []*cobra.Command{newDemo(), newDoctor(), newLab()}},

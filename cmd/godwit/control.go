@@ -108,7 +108,7 @@ func infoText(info api.Info) string {
 	}
 	for _, n := range info.Networks {
 		s := n.Stats
-		line("net "+n.ID, "%s, tap %s, %d frames in, %d out, %d dropped", n.MAC, n.Tap, s.RxFrames, s.TxFrames, s.Dropped())
+		line("net "+n.ID, "%s, tap %s, %s, %d frames in, %d out, %d dropped", n.MAC, n.Tap, linkWord(n.LinkUp), s.RxFrames, s.TxFrames, s.Dropped())
 	}
 	if v := info.Balloon; v != nil {
 		line("balloon", "%d MiB of %d asked for, %d MiB given back in all", v.ActualMiB, v.TargetMiB, v.Stats.DiscardedBytes>>20)

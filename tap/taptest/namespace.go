@@ -105,3 +105,11 @@ func Until(t testing.TB, done func() bool) {
 		require.True(t, time.Now().Before(end), "it never happened")
 	}
 }
+
+// Carrier says whether an interface has carrier.
+func Carrier(t testing.TB, name string) bool {
+	t.Helper()
+	l, err := netlink.LinkByName(name)
+	require.NoError(t, err)
+	return l.Attrs().RawFlags&unix.IFF_LOWER_UP != 0
+}

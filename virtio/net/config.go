@@ -68,6 +68,13 @@ func (d *Device) SetLink(up bool) {
 	d.configChanged()
 }
 
+// LinkUp says whether the cable is plugged in.
+func (d *Device) LinkUp() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.down
+}
+
 // configChanged tells the driver, if there is one. The caller holds mu.
 func (d *Device) configChanged() {
 	if d.live != nil {
