@@ -3,6 +3,7 @@ package tool
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"godwit/blockfile/qcow2"
 )
@@ -61,6 +62,11 @@ func (n *NewImage) check() error {
 		if below.BackingError != "" {
 			return fmt.Errorf("backing file of %q: %s", below.Path, below.BackingError)
 		}
+		for b := below; b != nil; b = b.Backing {
+			if sameFile(b.Path, n.Path) {
+				return wrong("%q is to show what lies behind the new image of that name, which would replace it; give the image another name", n.Path)
+			}
+		}
 		if n.Size < 0 {
 			n.Size = below.VirtualSizeBytes
 		}
@@ -69,6 +75,16 @@ func (n *NewImage) check() error {
 		return wrong("a disk of %d bytes; it must be a multiple of 512, and not 0", n.Size)
 	}
 	return nil
+}
+
+// sameFile says whether two names stand for one file that exists.
+func sameFile(a, b string) bool {
+	one, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	other, err := os.Stat(b)
+	return err == nil && os.SameFile(one, other)
 }
 
 // Create makes an empty image.

@@ -214,6 +214,29 @@ func TestCreateRefuses(t *testing.T) {
 	require.Empty(t, files)
 }
 
+// An image cannot lie behind itself: not even force replaces what the new one needs.
+func TestNoImageReplacesWhatIsBehindIt(t *testing.T) {
+	want := disk(3)
+	base := rawImage(t, want)
+	dir := filepath.Dir(base)
+	mid := filepath.Join(dir, "mid.qcow2")
+	require.NoError(t, Create(NewImage{Path: mid, Format: Qcow2, Size: -1, Backing: base, BackingFormat: Raw}))
+	require.NoError(t, os.Symlink(mid, filepath.Join(dir, "link")))
+	for name, n := range map[string]NewImage{
+		"itself":   {Path: base, Backing: base, BackingFormat: Raw},
+		"relative": {Path: base, Backing: filepath.Base(base), BackingFormat: Raw},
+		"a link":   {Path: mid, Backing: "link", BackingFormat: Qcow2},
+		"further":  {Path: base, Backing: mid, BackingFormat: Qcow2},
+	} {
+		n.Format, n.Size, n.Force = Qcow2, -1, true
+		require.ErrorIs(t, Create(n), ErrOptions, name)
+		_, err := Convert(context.Background(), Conversion{Source: base, SourceFormat: Raw, Target: n})
+		require.Error(t, err, name)
+	}
+	require.Equal(t, want, contents(t, base, Raw))
+	require.Equal(t, want, contents(t, mid, Qcow2))
+}
+
 func TestInspect(t *testing.T) {
 	base := rawImage(t, disk(8))
 	dir := filepath.Dir(base)
