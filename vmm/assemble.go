@@ -26,11 +26,7 @@ type assembly struct {
 	vsock    string                 // the vsock's path here, if it has one
 	memory   *os.File               // the source's guest memory, where that is handed over
 
-	// A drive whose path the source named may have backing files below these
-	// folders only; one that the operator named, anywhere.
-	allow    []string
-	operator map[string]string // by drive id
-
+	backing  func(drive, path string) (string, error) // Options.AllowBacking
 	overlays *Overlays
 	stdio    func() (fd int, err error) // Options.Stdio
 }
@@ -39,7 +35,7 @@ type assembly struct {
 // controllers and timer before the first vCPU, CPUID before any other vCPU
 // state, memory and devices before the guest runs.
 func assemble(cfg Config, o Options, a assembly) (_ *Machine, err error) {
-	a.overlays = o.Overlays
+	a.overlays, a.backing = o.Overlays, o.AllowBacking
 	m := &Machine{cfg: cfg, log: o.Log, began: time.Now(), ended: make(chan struct{})}
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)

@@ -92,20 +92,28 @@ func (d *drive) close() error {
 	return err
 }
 
-// allowBacking judges the backing files of a drive of a machine that arrives.
-// An image that a stranger named may in turn name any file of the host.
+// allowBacking judges the backing files of a drive.
 func (a assembly) allowBacking(id string) func(string) (string, error) {
-	if _, named := a.operator[id]; named || !a.incoming {
+	if a.backing == nil {
 		return nil
 	}
-	return func(path string) (string, error) {
-		resolved, ok := Resolve(a.allow, path)
-		if !ok {
-			return "", fmt.Errorf("%w: disk %q: backing file %q is not below an --allow-path, or is missing; start the receiver with --disk %s=PATH to trust the image, or --allow-path PREFIX",
-				ErrIncompatible, id, path, id)
-		}
-		return resolved, nil
+	return func(path string) (string, error) { return a.backing(id, path) }
+}
+
+// JudgeBacking is Options.AllowBacking for what arrives, and for what starts again
+// after a reset once it has arrived. An image that a stranger named may in turn
+// name any file of the host, so what is behind it lies below AllowPrefixes, too;
+// what is behind an image that the operator named, anywhere.
+func (in Incoming) JudgeBacking(drive, path string) (string, error) {
+	if _, named := in.Disks[drive]; named {
+		return path, nil
 	}
+	resolved, ok := Resolve(in.AllowPrefixes, path)
+	if !ok {
+		return "", fmt.Errorf("%w: disk %q: backing file %q is not below an --allow-path, or is missing; start the receiver with --disk %s=PATH to trust the image, or --allow-path PREFIX",
+			ErrIncompatible, drive, path, drive)
+	}
+	return resolved, nil
 }
 
 // Overlays are the temporary overlays of drives that are snapshots. The zero

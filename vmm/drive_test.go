@@ -81,17 +81,24 @@ func TestStrangersBackingFile(t *testing.T) {
 	defer source.close()
 	resolved, err := filepath.EvalSymlinks(path)
 	require.NoError(t, err)
-	in := assembly{incoming: true, disks: map[string]string{"vda": resolved}, allow: []string{filepath.Dir(path)}}
+	allowed := Incoming{AllowPrefixes: []string{filepath.Dir(path)}}
+	in := assembly{incoming: true, disks: map[string]string{"vda": resolved}}
+	in.backing = func(drive, path string) (string, error) { return allowed.JudgeBacking(drive, path) }
 	_, err = newDrive(spec, in)
 	require.ErrorIs(t, err, ErrIncompatible)
 	require.ErrorContains(t, err, "--allow-path")
-	in.allow = append(in.allow, filepath.Dir(secret))
+	allowed.AllowPrefixes = append(allowed.AllowPrefixes, filepath.Dir(secret))
 	d := newTestDrive(t, spec, in)
 	require.True(t, errors.Is(d.claim(), blockfile.ErrLocked))
 	require.NoError(t, d.close())
-	in.allow, in.operator = nil, in.disks
+	allowed = Incoming{Disks: in.disks}
 	d = newTestDrive(t, spec, in)
 	require.NoError(t, source.release())
 	require.NoError(t, d.claim())
 	require.NoError(t, d.close())
+
+	// After a reset it starts here again, and is still a stranger's.
+	allowed = Incoming{AllowPrefixes: []string{filepath.Dir(path)}}
+	_, err = newDrive(spec, assembly{backing: in.backing})
+	require.ErrorIs(t, err, ErrIncompatible)
 }

@@ -23,6 +23,9 @@ type Options struct {
 	// Overlays keeps the changes of drives that are snapshots from one machine
 	// to the next, as when a guest resets; nil has each machine begin anew.
 	Overlays *Overlays
+	// AllowBacking judges the path of a backing file of a drive and gives the one
+	// to open; nil allows all. See Incoming.JudgeBacking.
+	AllowBacking func(drive, path string) (string, error)
 	// Stdio gives one end of a connected socket that stands for the process'
 	// standard input and output, each time that a console asks for it; the caller
 	// closes it. Nil where they are used otherwise.

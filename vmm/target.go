@@ -86,7 +86,8 @@ func newIncoming(in Incoming, offer migration.Offer) (*Machine, error) {
 		return nil, err
 	}
 	a := assembly{incoming: true, cpuid: w.CPUID, disks: disks, networks: networks, saved: in.Saved, memory: offer.Memory,
-		allow: in.AllowPrefixes, operator: in.Disks, consoles: in.Consoles, vsock: vsockPath}
+		consoles: in.Consoles, vsock: vsockPath}
+	in.Options.AllowBacking = in.JudgeBacking
 	m, err := assemble(cfg, in.Options, a)
 	if err != nil {
 		return nil, err

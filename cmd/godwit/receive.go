@@ -205,7 +205,9 @@ func (r *receiver) rebuild(h *host, m *vmm.Machine) (*vmm.Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return vmm.New(cfg, h.options())
+	in := r.incoming(h)
+	in.Options.AllowBacking = in.JudgeBacking
+	return vmm.New(cfg, in.Options)
 }
 
 // here gives cfg with the paths that its parts have here, or refuses it: what
