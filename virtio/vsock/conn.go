@@ -133,7 +133,11 @@ func (c *conn) hurry() {
 	c.timer = time.AfterFunc(c.dev.patience, func() {
 		c.dev.mu.Lock()
 		defer c.dev.mu.Unlock()
-		if !c.dead {
+		switch {
+		case c.dead:
+		case c.dev.paused && c.phase != greeting:
+			c.hurry() // neither the guest nor a worker of ours could do its part
+		default:
 			c.dev.stats.timeouts.Add(1)
 			c.dev.end(c, c.phase != greeting)
 		}

@@ -68,6 +68,7 @@ type Device struct {
 	blocked  bool               // the tx queue waits until resets are fewer
 	nextPort uint32
 	patience time.Duration
+	paused   bool
 
 	// lost says that the guest is to hear that all connections are gone.
 	lost bool
@@ -164,14 +165,22 @@ func (d *Device) endAll() {
 
 // Pause implements virtio.Device.
 func (d *Device) Pause() error {
+	d.setPaused(true)
 	d.workers.Pause()
 	return nil
 }
 
 // Resume implements virtio.Device.
 func (d *Device) Resume() error {
+	d.setPaused(false)
 	d.workers.Resume()
 	return nil
+}
+
+func (d *Device) setPaused(paused bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.paused = paused
 }
 
 // kick wakes a queue's worker, if there is one. mu is held.

@@ -291,6 +291,30 @@ func TestPatience(t *testing.T) {
 	require.EqualValues(t, 2, g.dev.Stats().Timeouts)
 }
 
+// TestPauseIsNotLate: who cannot answer is not late, and what the guest sent is
+// not lost because it was paused for long.
+func TestPauseIsNotLate(t *testing.T) {
+	g := boot(t)
+	c := g.dial("CONNECT 7\n")
+	h, _ := g.expect(opRequest)
+	require.NoError(t, g.tr.Pause())
+	g.dev.mu.Lock()
+	cn := g.dev.table[key{h.srcPort, h.dstPort}]
+	first := cn.timer
+	first.Reset(0)
+	g.dev.mu.Unlock()
+	require.Eventually(t, func() bool {
+		g.dev.mu.Lock()
+		defer g.dev.mu.Unlock()
+		return cn.timer != first
+	}, long, time.Millisecond)
+	require.Zero(t, g.dev.Stats().Timeouts)
+	require.NoError(t, g.tr.Resume())
+	s := g.sock(h.srcPort, h.dstPort)
+	s.say(opResponse)
+	require.Equal(t, "OK "+itoa(h.srcPort)+"\n", read(t, c, 4+len(itoa(h.srcPort))))
+}
+
 // TestMove: the guest hears that its connections are gone, the host's ends close
 // with the source, and new ones work.
 func TestMove(t *testing.T) {
