@@ -55,7 +55,7 @@ func openBacking(h *qcow2.Header, image string, o Options, c chain) (File, error
 	if err != nil {
 		return nil, fmt.Errorf("backing file %q: %w", h.Backing, err)
 	}
-	path, err := backingPath(h.Backing, image)
+	path, err := BackingPath(h.Backing, image)
 	if err == nil && o.AllowBacking != nil {
 		path, err = o.AllowBacking(path)
 	}
@@ -72,8 +72,8 @@ func openBacking(h *qcow2.Header, image string, o Options, c chain) (File, error
 	return f, nil
 }
 
-// backingPath finds the file that an image names: from the image's folder on.
-func backingPath(name, image string) (string, error) {
+// BackingPath finds the file that an image names: from the image's folder on.
+func BackingPath(name, image string) (string, error) {
 	if strings.ContainsRune(name, 0) {
 		return "", fmt.Errorf("backing file %q: not a file name", name)
 	}

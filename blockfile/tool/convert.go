@@ -60,7 +60,11 @@ func Convert(ctx context.Context, c Conversion) (_ *Converted, err error) {
 	job := &copying{ctx: ctx, Conversion: c, src: src, unit: rawUnit,
 		out: Converted{Path: n.Path, Format: n.Format, SourceFormat: format, VirtualSizeBytes: n.Size}}
 	if n.Backing != "" {
-		below, err := openDisk(beside(n.Path, n.Backing), n.BackingFormat)
+		path, err := blockfile.BackingPath(n.Backing, n.Path)
+		if err != nil {
+			return nil, err
+		}
+		below, err := openDisk(path, n.BackingFormat)
 		if err != nil {
 			return nil, fmt.Errorf("backing file: %w", err)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"godwit/blockfile"
 	"godwit/blockfile/qcow2"
 )
 
@@ -55,7 +56,11 @@ func (n *NewImage) check() error {
 		return wrong("how large? give a size, for example 10G, or a backing file")
 	}
 	if n.Backing != "" {
-		below, err := Inspect(beside(n.Path, n.Backing), n.BackingFormat)
+		path, err := blockfile.BackingPath(n.Backing, n.Path)
+		if err != nil {
+			return err
+		}
+		below, err := Inspect(path, n.BackingFormat)
 		if err != nil {
 			return fmt.Errorf("backing file: %w", err)
 		}

@@ -2,7 +2,6 @@ package tool
 
 import (
 	"fmt"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -135,18 +134,13 @@ func (i *Info) readQcow2(f *blockfile.HostFile, depth int) error {
 	case h.BackingFormat == "":
 		err = fmt.Errorf("the image does not say the format of %q; set it with qemu-img rebase -u -F", h.Backing)
 	default:
-		i.Backing, err = inspect(beside(i.Path, h.Backing), h.BackingFormat, "header", depth-1)
+		var path string
+		if path, err = blockfile.BackingPath(h.Backing, i.Path); err == nil {
+			i.Backing, err = inspect(path, h.BackingFormat, "header", depth-1)
+		}
 	}
 	if err != nil {
 		i.BackingError = err.Error()
 	}
 	return nil
-}
-
-// beside is where a name lies that is stored in the image at path.
-func beside(path, name string) string {
-	if filepath.IsAbs(name) {
-		return name
-	}
-	return filepath.Join(filepath.Dir(path), name)
 }

@@ -237,6 +237,18 @@ func TestNoImageReplacesWhatIsBehindIt(t *testing.T) {
 	require.Equal(t, want, contents(t, mid, Qcow2))
 }
 
+// What create takes as a backing file's name a machine must take, too, and QEMU:
+// a colon makes a protocol of it.
+func TestBackingFileIsNoProtocol(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "nbd:base"), make([]byte, 1<<20), 0o600))
+	n := NewImage{Path: filepath.Join(dir, "a.qcow2"), Format: Qcow2, Size: -1, Backing: "nbd:base", BackingFormat: Raw}
+	require.ErrorContains(t, Create(n), "./nbd:base")
+	n.Backing = "./nbd:base"
+	require.NoError(t, Create(n))
+	require.Len(t, contents(t, n.Path, Qcow2), 1<<20)
+}
+
 func TestInspect(t *testing.T) {
 	base := rawImage(t, disk(8))
 	dir := filepath.Dir(base)
