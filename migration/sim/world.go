@@ -17,7 +17,6 @@ var ErrDiskHeld = errors.New("disk is locked by another process")
 type World struct {
 	mu      sync.Mutex
 	holder  string // of the disk's lock
-	freed   bool   // the lock was given up
 	running map[string]bool
 	broken  []error
 }
@@ -78,16 +77,8 @@ func (w *World) unlock(name string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.holder == name {
-		w.holder, w.freed = "", true
+		w.holder = ""
 	}
-}
-
-// released says whether somebody has given the disk's lock up; he may have taken
-// it back since.
-func (w *World) released() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.freed
 }
 
 // script is what a test may change about any method of a machine.
