@@ -60,11 +60,12 @@ func chans(t *testing.T, m *vmm.Machine, out *console, dir string, round int) {
 	require.Equal(t, "answer\n", line)
 
 	hvc := connect(t, filepath.Join(dir, "hvc"))
-	typeLine(t, m, `stty -F /dev/hvc0 raw -echo; echo hello >/dev/hvc0`)
+	// Held open: Linux drops what a terminal got when its last user closes it.
+	typeLine(t, m, `stty -F /dev/hvc0 raw -echo; exec 3<>/dev/hvc0; echo hello >&3`)
 	line, err = bufio.NewReader(hvc).ReadString('\n')
 	require.NoError(t, err)
 	require.Equal(t, "hello", strings.TrimSpace(line))
-	typeLine(t, m, `read -r y </dev/hvc0 && test "$y" = typed && `+say("hvc"))
+	typeLine(t, m, `read -r y <&3 && exec 3>&- && test "$y" = typed && `+say("hvc"))
 	_, err = io.WriteString(hvc, "typed\n")
 	require.NoError(t, err)
 	out.waitFor(t, done("hvc"))

@@ -21,6 +21,7 @@ type trip struct {
 	now  *process // where the guest runs
 	sock string   // its API
 	hops int
+	how  []string // flags of godwit migrate
 	// text is what the guest wrote at the places where it was.
 	text string
 }
@@ -92,7 +93,7 @@ func (tr *trip) move(t testing.TB, before func(), args ...string) migration.Repo
 		if before != nil {
 			before()
 		}
-		m := godwit(t, "migrate", "--api-sock", tr.sock, "--to", addr, "--json")
+		m := godwit(t, append([]string{"migrate", "--api-sock", tr.sock, "--to", addr, "--json"}, tr.how...)...)
 		code := m.exit(t)
 		if code != 0 && i < attempts && strings.Contains(m.err.String(), "no sign of life") {
 			t.Logf("try %d failed on a busy machine: %s", i, m.err)
