@@ -95,10 +95,12 @@ func runInLab() (int, error) {
 		Files:     files,
 		Modules:   []string{"tun", "bridge", "veth"},
 		MemoryMiB: 4096,
-		CPUs:      2,
-		Stdout:    os.Stdout,
-		Stderr:    os.Stderr,
-		Progress:  os.Stderr,
+		// With more, QEMU 7.2 runs them side by side, and then nested guests were seen
+		// to hang the machine and to panic its kernel after minutes of load.
+		CPUs:     1,
+		Stdout:   os.Stdout,
+		Stderr:   os.Stderr,
+		Progress: os.Stderr,
 	})
 }
 
