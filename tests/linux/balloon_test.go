@@ -53,7 +53,7 @@ func (g *balloonGuest) sh(command string) {
 // Copies of 57 MiB for use: some, and as many as fit.
 const some = 3
 
-func nearlyAll() int { return int(balloonMemory()>>20-200) / 57 }
+func nearlyAll() int { return int(balloonMemory()>>20-140) / 57 }
 
 // use has the guest use memory for something that is not zeros, check it, and free
 // it again. It gives the RSS while it is used.
