@@ -101,17 +101,15 @@ func (a assembly) allowBacking(id string) func(string) (string, error) {
 }
 
 // JudgeBacking is Options.AllowBacking for what arrives, and for what starts again
-// after a reset once it has arrived. An image that a stranger named may in turn
-// name any file of the host, so what is behind it lies below AllowPrefixes, too;
-// what is behind an image that the operator named, anywhere.
+// after a reset once it has arrived: what is behind an image lies below
+// AllowPrefixes. It makes no difference that the operator named the image itself.
+// The source says its format and may have written it, and a guest writes what it
+// likes into a raw one: a header there could name any file of the host.
 func (in Incoming) JudgeBacking(drive, path string) (string, error) {
-	if _, named := in.Disks[drive]; named {
-		return path, nil
-	}
 	resolved, ok := Resolve(in.AllowPrefixes, path)
 	if !ok {
-		return "", fmt.Errorf("%w: disk %q: backing file %q is not below an --allow-path, or is missing; start the receiver with --disk %s=PATH to trust the image, or --allow-path PREFIX",
-			ErrIncompatible, drive, path, drive)
+		return "", fmt.Errorf("%w: disk %q: backing file %q is not below an --allow-path, or is missing; if the image should have it, start the receiver with --allow-path FOLDER",
+			ErrIncompatible, drive, path)
 	}
 	return resolved, nil
 }

@@ -91,7 +91,12 @@ func TestStrangersBackingFile(t *testing.T) {
 	d := newTestDrive(t, spec, in)
 	require.True(t, errors.Is(d.claim(), blockfile.ErrLocked))
 	require.NoError(t, d.close())
+	// That the operator named the image says nothing of what is written in it.
 	allowed = Incoming{Disks: in.disks}
+	_, err = newDrive(spec, in)
+	require.ErrorIs(t, err, ErrIncompatible)
+	require.ErrorContains(t, err, secret)
+	allowed.AllowPrefixes = []string{filepath.Dir(secret)}
 	d = newTestDrive(t, spec, in)
 	require.NoError(t, source.release())
 	require.NoError(t, d.claim())

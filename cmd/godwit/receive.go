@@ -64,7 +64,7 @@ A peer has ` + describeTime.String() + ` to say what machine it brings.`,
 	r.networks = networkMapValue{}
 	f.Var(r.networks, "net", "use TAP for the source's network card ID, and put it into a bridge; may be repeated, as in --net net0=tap7,bridge=br0")
 	f.Var(&r.vsock, "vsock", "put the source's vsock at path=PATH; without, it is where the source had it if that is below an --allow-path, and else nobody is behind it; as in --vsock path=v.sock")
-	f.StringArrayVar(&r.allow, "allow-path", nil, "open disks below this `FOLDER` as the source names them; may be repeated, as in --allow-path /srv/images")
+	f.StringArrayVar(&r.allow, "allow-path", nil, "open disks below this `FOLDER` as the source names them, and backing files as images name them; may be repeated, as in --allow-path /srv/images")
 	r.guard.add(f)
 	f.BoolVar(&r.once, "once", false, "end with 1 when a migration fails, instead of waiting for the next, as in receive --once")
 	f.StringVar(&name, "name", "", "as `NAME`, put the API socket where the other commands' --name finds it, as in --name web")

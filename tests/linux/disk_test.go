@@ -129,6 +129,7 @@ func TestDisksSurviveMoves(t *testing.T) {
 		receive = append(receive, "--disk", d.id+"="+d.path)
 	}
 	base := disks[len(disks)-1].backing
+	receive = append(receive, "--allow-path", filepath.Dir(base))
 	before := digest(t, base)
 	tr := startTrip(t, args...)
 	tr.waitFor(t, up)

@@ -263,7 +263,7 @@ func (c *Child) Receive(a ReceiveArgs, o *Outcome) error {
 	defer l.Close()
 	out := c.newCopy()
 	var built *vmm.Machine
-	build := vmm.BuildTarget(vmm.Incoming{Options: vmm.Options{Serial: out}, Disks: a.Disks}, func(m *vmm.Machine) { built = m })
+	build := vmm.BuildTarget(vmm.Incoming{Options: vmm.Options{Serial: out}, Disks: a.Disks, AllowPrefixes: folders(a.Disks)}, func(m *vmm.Machine) { built = m })
 	third := prober{path: a.Probe, window: []migration.Phase{migration.PhaseState, migration.PhasePrepare}, found: map[migration.Phase]string{}}
 	opts := migration.ReceiveOptions{Silence: a.Silence, Lease: a.Lease, OnProgress: hooks(a.Die.hook(), third.see)}
 	_, rep, err := migration.Receive(c.ctx, migration.AcceptFrom(l), build, opts)

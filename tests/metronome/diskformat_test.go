@@ -42,6 +42,15 @@ var diskFormats = []diskFormat{
 	}},
 }
 
+// folders are where disks lie, with what is behind them.
+func folders(disks map[string]string) []string {
+	var out []string
+	for _, path := range disks {
+		out = append(out, filepath.Dir(path))
+	}
+	return out
+}
+
 func qemuImg(t *testing.T, args ...string) {
 	t.Helper()
 	out, err := exec.Command("qemu-img", args...).CombinedOutput()

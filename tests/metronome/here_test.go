@@ -88,7 +88,7 @@ func (c *copyHere) move(r route) (*copyHere, *migration.Report, error) {
 	next := &copyHere{t: c.t, out: newConsole(nil)}
 	done := make(chan error, 1)
 	go func() {
-		in := vmm.Incoming{Options: vmm.Options{Serial: next.out}, Disks: r.disks, Networks: r.networks}
+		in := vmm.Incoming{Options: vmm.Options{Serial: next.out}, Disks: r.disks, AllowPrefixes: folders(r.disks), Networks: r.networks}
 		build := r.inside(vmm.BuildTarget(in, func(m *vmm.Machine) { next.m = m }))
 		accept := migration.AcceptFrom(l)
 		_, _, err := migration.Receive(context.Background(), func(ctx context.Context) (net.Conn, error) {
