@@ -60,13 +60,13 @@ func Convert(ctx context.Context, c Conversion) (_ *Converted, err error) {
 	job := &copying{ctx: ctx, Conversion: c, src: src, unit: rawUnit,
 		out: Converted{Path: n.Path, Format: n.Format, SourceFormat: format, VirtualSizeBytes: n.Size}}
 	if n.Backing != "" {
-		path, err := blockfile.BackingPath(n.Backing, n.Path)
-		if err != nil {
-			return nil, err
+		path, wrong := blockfile.BackingPath(n.Backing, n.Path)
+		if wrong != nil {
+			return nil, wrong
 		}
-		below, err := openDisk(path, n.BackingFormat)
-		if err != nil {
-			return nil, fmt.Errorf("backing file: %w", err)
+		below, wrong := openDisk(path, n.BackingFormat)
+		if wrong != nil {
+			return nil, fmt.Errorf("backing file: %w", wrong)
 		}
 		defer func() { err = errors.Join(err, below.Close()) }()
 		job.below = below

@@ -153,7 +153,7 @@ func FuzzVerifyDisk(f *testing.F) {
 	f.Add([]byte(newDisk(f, b)[:DiskData+4*PageSize]))
 	f.Fuzz(func(t *testing.T, p []byte) {
 		if s, err := readSuper(disk(p)); err == nil && (s.flushed > 1<<20 || s.units > 1<<20) {
-			t.Skip("long to follow")
+			return // long to follow
 		}
 		_, _ = VerifyDisk(disk(p), 0)
 	})

@@ -31,7 +31,7 @@
 // interesting now and then; without a bound go test spends its time on making
 // them shorter:
 //
-//	go test ./virtio/blk -run XXX -fuzz FuzzSequence -fuzztime 60s -fuzzminimizetime 10x
+//	go test ./virtio/blk -run '^$' -fuzz FuzzSequence -fuzztime 60s -fuzzminimizetime 10x
 //
 // It is a package apart from drivertest because that one is used by the tests
 // inside virtio/mmio, which this one imports.
