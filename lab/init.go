@@ -61,16 +61,10 @@ func initMain(text []byte) error {
 	if err := os.RemoveAll(labDir); err != nil { // gives its memory back
 		return err
 	}
-	// Blocking on purpose: until the host's end is known, a non-blocking
-	// read of this driver looks like the end of input.
-	if err := waitFor(portPath); err != nil {
+	port, err := openPort(portPath)
+	if err != nil {
 		return err
 	}
-	fd, err := unix.Open(portPath, unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", portPath, err)
-	}
-	port := os.NewFile(uintptr(fd), portPath)
 	out := &frameWriter{w: port}
 	cmd, err := newCommand(&j, out)
 	if err != nil {
@@ -163,16 +157,35 @@ func loadModule(file string) error {
 	return nil
 }
 
-func waitFor(file string) error {
+// awaitDevice tries until the device's node is there and its driver answers.
+func awaitDevice(node string, try func() error) error {
 	for deadline := time.Now().Add(deviceWait); ; time.Sleep(time.Millisecond) {
-		_, err := os.Stat(file)
-		if err == nil {
+		err := try()
+		early := errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.EINTR)
+		if !early || time.Now().After(deadline) {
+			if err != nil {
+				return fmt.Errorf("device %s: %w", node, err)
+			}
 			return nil
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("device did not appear: %w", err)
-		}
 	}
+}
+
+// openPort opens a port of virtio-serial. Linux makes the node before it lists
+// the port, and in between open gives ENXIO (drivers/char/virtio_console.c,
+// add_port and port_fops_open).
+func openPort(node string) (*os.File, error) {
+	var fd int
+	err := awaitDevice(node, func() (err error) {
+		// Blocking on purpose: until the host's end is known, a non-blocking
+		// read of this driver looks like the end of input.
+		fd, err = unix.Open(node, unix.O_RDWR|unix.O_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), node), nil
 }
 
 // linkDisks makes the path of each disk a link to its device, found by serial
@@ -200,7 +213,10 @@ func findDisk(serial string) (string, error) {
 			text, err := os.ReadFile(f)
 			if err == nil && strings.TrimSpace(string(text)) == serial {
 				dev := "/dev/" + filepath.Base(filepath.Dir(f))
-				return dev, waitFor(dev)
+				return dev, awaitDevice(dev, func() error {
+					_, err := os.Stat(dev)
+					return err
+				})
 			}
 		}
 	}

@@ -50,11 +50,14 @@ func chans(t *testing.T, m *vmm.Machine, out *console, dir string, round int) {
 	out.waitFor(t, done("rng"))
 
 	channel := connect(t, filepath.Join(dir, "channel"))
-	typeLine(t, m, `read -r x <$(echo /dev/vport*p1) && test "$x" = question && `+say("channel"))
+	// The driver makes the node when the device has told it of the port, and opens it a little later.
+	typeLine(t, m, `until port=$(echo /dev/vport*p1) && : <$port; do usleep 10000; done 2>/dev/null; `+say("port"))
+	out.waitFor(t, done("port"))
+	typeLine(t, m, `read -r x <$port && test "$x" = question && `+say("channel"))
 	_, err := io.WriteString(channel, "question\n")
 	require.NoError(t, err)
 	out.waitFor(t, done("channel"))
-	typeLine(t, m, `echo answer >$(echo /dev/vport*p1)`)
+	typeLine(t, m, `echo answer >$port`)
 	line, err := bufio.NewReader(channel).ReadString('\n')
 	require.NoError(t, err)
 	require.Equal(t, "answer\n", line)
