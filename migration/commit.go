@@ -25,7 +25,7 @@ func (e *engine) commit() error {
 	}
 	sums := e.sums()
 	prepare := wire.Prepare{Zero: sums.Zero, Data: sums.data(), StateLen: e.stateLen, StateCRC: e.stateCRC}
-	asked := time.Now()
+	asked := e.o.Clock()
 	e.asked = true
 	if err := e.link.send(wire.TypePrepare, 0, prepare.Append(nil)); err != nil {
 		return err
@@ -42,6 +42,8 @@ func (e *engine) commit() error {
 		return fmt.Errorf("destination applied %d zero and %d other pages, sent were %d and %d", ready.Zero, ready.Data, sums.Zero, sums.data())
 	}
 	lease := min(time.Duration(ready.LeaseMS)*time.Millisecond, maxLease)
+	// On Go's clock: it stands while this host is suspended, so that it waits too
+	// long rather than too short.
 	e.forceAfter = time.Now().Add(lease + lease/leaseMargin)
 	if hasEnded(e.src) {
 		return guestEnded(e.src)
@@ -50,11 +52,11 @@ func (e *engine) commit() error {
 }
 
 // handOver passes the point of no return, sends GO and waits for RUNNING.
-func (e *engine) handOver(asked time.Time, lease time.Duration) error {
+func (e *engine) handOver(asked, lease time.Duration) error {
 	// A GO that failed to leave may still have left in part: what counts is
 	// whether it was tried, and the reader of the connection has the last word.
 	tried, sendErr := e.link.sendAfter(func() error {
-		if took := time.Since(asked); took > lease-lease/leaseMargin {
+		if took := e.o.Clock() - asked; took > lease-lease/leaseMargin {
 			return fmt.Errorf("destination took %v to get ready, its lease is only %v", took, lease)
 		}
 		return e.s.pointOfNoReturn(e.ctx)

@@ -65,7 +65,8 @@
 // ForceAfter counts from READY's arrival, after it left, so it comes last:
 // from then on a destination that has not taken the guest never will, and an
 // operator who has made sure that it does not run there may resume it. The
-// tenths are for clocks that do not tick alike.
+// tenths are for clocks that do not tick alike. Both ends count on a clock that goes on
+// while a host is suspended (BootTime).
 //
 // # Order of memory
 //

@@ -61,6 +61,9 @@ type SendOptions struct {
 	Policies      policy.Set    // nil members mean the defaults
 	Silence       time.Duration // no sign of life for so long is a failure; 0 means DefaultSilence
 	Log           *slog.Logger  // nil means silent
+	// Clock is what the lease is counted on, at whatever moment it begins: one that
+	// goes on while this host is suspended. nil means BootTime.
+	Clock func() time.Duration
 	// OnProgress, if set, is called by the engine whenever the phase or the round
 	// changes, from the goroutine that drives the migration. It must not block.
 	OnProgress func(Progress)
@@ -90,6 +93,9 @@ func (o SendOptions) withDefaults() (SendOptions, error) {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Clock == nil {
+		o.Clock = BootTime
 	}
 	if o.OnProgress == nil {
 		o.OnProgress = func(Progress) {}
@@ -126,6 +132,8 @@ type ReceiveOptions struct {
 	Lease   time.Duration // how long READY holds, 100 ms to 10 min; 0 means DefaultLease
 	Verify  bool          // demand that the source compares memory hashes
 	Log     *slog.Logger  // nil means silent
+	// Clock is as in SendOptions.
+	Clock func() time.Duration
 	// OnProgress is as in SendOptions.
 	OnProgress func(Progress)
 }
@@ -139,6 +147,9 @@ func (o ReceiveOptions) withDefaults() (ReceiveOptions, error) {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Clock == nil {
+		o.Clock = BootTime
 	}
 	if o.OnProgress == nil {
 		o.OnProgress = func(Progress) {}

@@ -163,12 +163,12 @@ func (r *receiver) commit() error {
 	// The lease is counted from before READY leaves: it ends here before the
 	// source, which counts from READY's arrival, calls it ended.
 	r.allHere.Store(true)
-	readyAt := time.Now()
+	readyAt, lease := time.Now(), r.o.Clock()+r.o.Lease
 	ready := wire.Ready{LeaseMS: uint32(r.o.Lease / time.Millisecond), Zero: p.Zero, Data: p.Data}
 	if err := r.link.send(wire.TypeReady, 0, ready.Append(nil)); err != nil {
 		return err
 	}
-	if err := r.awaitGo(readyAt.Add(r.o.Lease)); err != nil {
+	if err := r.awaitGo(lease); err != nil {
 		return err
 	}
 	return r.start(began, readyAt)
@@ -187,9 +187,10 @@ func checkTotals(p *wire.Prepare, got PageCounts, state []byte) error {
 }
 
 // awaitGo waits for GO and passes the point of no return. A GO after the end of
-// the lease is refused: the source's operator may have resumed the guest.
-func (r *receiver) awaitGo(end time.Time) error {
-	ctx, cancel := context.WithDeadlineCause(r.ctx, end, errors.New("no GO within the lease"))
+// the lease is refused: the source's operator may have resumed the guest. The timer
+// stands while this host is suspended; the clock that end is a moment of does not.
+func (r *receiver) awaitGo(end time.Duration) error {
+	ctx, cancel := context.WithTimeoutCause(r.ctx, end-r.o.Clock(), errors.New("no GO within the lease"))
 	defer cancel()
 	body, err := r.link.expect(ctx, wire.TypeGo)
 	if err != nil {
@@ -204,7 +205,7 @@ func (r *receiver) awaitGo(end time.Time) error {
 		r.mu.Unlock()
 		return err
 	}
-	if late := time.Since(end); late > 0 {
+	if late := r.o.Clock() - end; late > 0 {
 		r.mu.Unlock()
 		return fmt.Errorf("%w, by %v", ErrLateGo, late)
 	}

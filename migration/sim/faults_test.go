@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -154,6 +155,52 @@ func TestLateGo(t *testing.T) {
 	require.ErrorContains(t, res.recvErr, "lease")
 	require.ErrorIs(t, res.sendErr, migration.ErrNotTaken)
 	require.Empty(t, r.world.Running())
+	require.NoError(t, r.world.Check())
+}
+
+// sleeper is the clock of a host that can be suspended: the lease goes on, and Go's
+// timers do not.
+type sleeper struct{ slept atomic.Int64 }
+
+func (s *sleeper) suspend(d time.Duration) { s.slept.Add(int64(d)) }
+
+func (s *sleeper) now() time.Duration { return migration.BootTime() + time.Duration(s.slept.Load()) }
+
+// A destination that was suspended between READY and GO finds its lease ended
+// when it wakes: the source's operator may have resumed the guest meanwhile.
+func TestSuspendedBeforeGo(t *testing.T) {
+	r, nw := faultRig(t, nil)
+	r.send.Silence, r.recv.Silence, r.recv.Lease = 5*time.Second, 5*time.Second, migration.DefaultLease
+	var dest sleeper
+	r.recv.Clock = dest.now
+	nw.hold = func(typ wire.Type) {
+		if typ == wire.TypeGo {
+			dest.suspend(migration.DefaultLease)
+		}
+	}
+	res := r.migrate(context.Background())
+	require.ErrorIs(t, res.recvErr, migration.ErrLateGo)
+	require.ErrorIs(t, res.sendErr, migration.ErrNotTaken)
+	require.Empty(t, r.world.Running())
+	require.NoError(t, r.world.Check())
+}
+
+// A source that was suspended while the destination got ready sends no GO.
+func TestSuspendedSource(t *testing.T) {
+	r, nw := faultRig(t, nil)
+	r.send.Silence, r.recv.Silence, r.recv.Lease = 5*time.Second, 5*time.Second, migration.DefaultLease
+	var source sleeper
+	r.send.Clock = source.now
+	r.host.Hook(func(m string) {
+		if m == "LoadState" {
+			source.suspend(migration.DefaultLease)
+		}
+	})
+	res := r.migrate(context.Background())
+	require.ErrorContains(t, res.sendErr, "lease")
+	require.Error(t, res.recvErr)
+	require.False(t, nw.goOut)
+	require.NoError(t, r.src.Unharmed())
 	require.NoError(t, r.world.Check())
 }
 
