@@ -87,24 +87,24 @@ next:
 
 visit:
 	MOVQ (SI)(CX*8), BX      // difference
-	MOVQ BX, AX
-	SHLQ $1, R9, AX
+	SHRQ $63, R9
+	LEAQ (R9)(BX*2), AX
 	MOVQ BX, R9
 	ORQ  BX, AX              // dilated by 1
-	MOVQ AX, BX
-	SHLQ $2, R10, BX
+	SHRQ $62, R10
+	LEAQ (R10)(AX*4), BX
 	MOVQ AX, R10
 	ORQ  AX, BX              // dilated by 3
-	MOVQ BX, AX
-	SHLQ $1, R11, AX
+	SHRQ $63, R11
+	LEAQ (R11)(BX*2), AX
 	MOVQ BX, R11
 	ANDQ BX, AX              // eroded by 1
-	MOVQ AX, BX
-	SHLQ $2, R12, BX
+	SHRQ $62, R12
+	LEAQ (R12)(AX*4), BX
 	MOVQ AX, R12
 	ANDQ AX, BX              // eroded by 3: gaps of up to 3 are closed
-	MOVQ BX, AX
-	SHLQ $1, R13, AX
+	SHRQ $63, R13
+	LEAQ (R13)(BX*2), AX
 	MOVQ BX, R13
 	XORQ BX, AX              // edges
 	JZ   next
