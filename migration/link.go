@@ -95,6 +95,14 @@ type message struct {
 	body []byte
 }
 
+// must gives the body of a message that is of type t, or the peer's mistake.
+func (m message) must(t wire.Type) ([]byte, error) {
+	if m.typ != t {
+		return nil, fmt.Errorf("%w: %s where %s must be", wire.ErrFormat, m.typ, t)
+	}
+	return m.body, nil
+}
+
 // link is the control connection of one end. A reader goroutine turns frames
 // into messages, another one sends signs of life; both belong to wg and end
 // with close.
@@ -245,10 +253,7 @@ func (l *link) expect(ctx context.Context, t wire.Type) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.typ != t {
-		return nil, fmt.Errorf("%w: %s where %s must be", wire.ErrFormat, m.typ, t)
-	}
-	return m.body, nil
+	return m.must(t)
 }
 
 // farewell waits until the peer has closed, or for a silence. Closing with

@@ -267,7 +267,7 @@ func (r *receiver) expectMemory() {
 
 // takeMemory waits for MEMFD and gives what came with it.
 func (r *receiver) takeMemory() (*os.File, error) {
-	if _, err := r.link.expect(r.ctx, wire.TypeMemfd); err != nil {
+	if _, err := r.expect(wire.TypeMemfd); err != nil {
 		return nil, err
 	}
 	f := r.taker.take()

@@ -27,6 +27,7 @@ const (
 	DefaultDowntimeLimit = 30 * time.Millisecond
 	DefaultSilence       = 5 * time.Second
 	DefaultLease         = 10 * time.Second
+	DefaultStall         = 5 * time.Minute
 )
 
 // Limits of SendOptions and ReceiveOptions.
@@ -130,6 +131,8 @@ func (o SendOptions) withDefaults() (SendOptions, error) {
 type ReceiveOptions struct {
 	Silence time.Duration // no sign of life for so long is a failure; 0 means DefaultSilence
 	Lease   time.Duration // how long READY holds, 100 ms to 10 min; 0 means DefaultLease
+	Stall   time.Duration // how long a source may live and bring nothing; 0 means DefaultStall, below 0 for ever
+	Timeout time.Duration // of the whole migration from its first connection up to GO; 0 means none
 	Verify  bool          // demand that the source compares memory hashes
 	Log     *slog.Logger  // nil means silent
 	// Clock is as in SendOptions.
@@ -141,6 +144,9 @@ type ReceiveOptions struct {
 func (o ReceiveOptions) withDefaults() (ReceiveOptions, error) {
 	if o.Silence == 0 {
 		o.Silence = DefaultSilence
+	}
+	if o.Stall == 0 {
+		o.Stall = DefaultStall
 	}
 	if o.Lease == 0 {
 		o.Lease = DefaultLease
@@ -156,6 +162,9 @@ func (o ReceiveOptions) withDefaults() (ReceiveOptions, error) {
 	}
 	if o.Lease < minLease || o.Lease > maxLease {
 		return o, fmt.Errorf("%w: lease %v, must be %v to %v", ErrOptions, o.Lease, minLease, maxLease)
+	}
+	if o.Timeout < 0 {
+		return o, fmt.Errorf("%w: timeout %v is negative", ErrOptions, o.Timeout)
 	}
 	return o, checkSilence(o.Silence)
 }

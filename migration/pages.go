@@ -158,6 +158,7 @@ type inStream struct {
 	ack      [8]byte
 	buf      [pageSize]byte // an encoding
 	open     bool           // HELLO is over: acknowledge
+	paging   bool           // in a frame of pages: every byte is progress
 }
 
 // Read is the connection's, with a deadline, counting what comes in and
@@ -167,6 +168,9 @@ func (st *inStream) Read(b []byte) (int, error) {
 	now := time.Now()
 	st.bytes += uint64(n)
 	st.r.received.Add(uint64(n))
+	if st.paging {
+		st.r.progress(now)
+	}
 	if err == nil && st.open && (st.bytes-st.ackedAt >= ackBytes || now.Sub(st.ackTime) >= st.ackEvery) {
 		err = st.acknowledge(now)
 	}
@@ -300,6 +304,9 @@ func (st *inStream) frames() error {
 		if err != nil {
 			return err
 		}
+		if st.paging = f.Type != wire.TypeKeepalive; st.paging {
+			st.r.progress(time.Now())
+		}
 		switch {
 		case f.Type == wire.TypeKeepalive:
 			err = st.acknowledge(time.Now())
@@ -325,6 +332,7 @@ func (st *inStream) frames() error {
 		if err != nil {
 			return err
 		}
+		st.paging = false
 	}
 }
 

@@ -62,6 +62,7 @@ type receiver struct {
 	round      uint32
 
 	received atomic.Uint64 // bytes on data streams
+	moved    atomic.Int64  // when a data stream last brought more than signs of life, nanoseconds from began
 	allHere  atomic.Bool   // READY leaves: the data streams have done their work
 }
 
@@ -90,7 +91,9 @@ func Receive(ctx context.Context, accept Acceptor, build Builder, o ReceiveOptio
 	defer cancel(nil)
 	r := &receiver{o: &o, build: build, ctx: ctx, cancel: cancel, began: time.Now(), phase: PhaseIdle,
 		rep: Report{Mode: PreCopy, Rounds: []RoundReport{}}, ready: make(chan struct{})}
+	unlimited := r.limitTime()
 	err = r.steps(conn, accept)
+	unlimited()
 	if err != nil {
 		err = r.failed(err)
 	}
@@ -244,7 +247,7 @@ func (r *receiver) configure(accept Acceptor) error {
 		return err
 	}
 	for last := false; !last; {
-		m, err := r.link.next(r.ctx)
+		m, err := r.next()
 		if err != nil {
 			return err
 		}
@@ -253,7 +256,7 @@ func (r *receiver) configure(accept Acceptor) error {
 		}
 		r.config, last = append(r.config, m.body...), m.last
 	}
-	body, err := r.link.expect(r.ctx, wire.TypeLayout)
+	body, err := r.expect(wire.TypeLayout)
 	if err != nil {
 		return err
 	}
@@ -360,7 +363,7 @@ func (r *receiver) copyMemory() error {
 	}
 	defer close(r.populate)
 	for last := false; !last; {
-		m, err := r.link.next(r.ctx)
+		m, err := r.next()
 		if err != nil {
 			return err
 		}

@@ -13,7 +13,7 @@ import (
 // getState hears STATE, answers VERIFY, and ends with PREPARE.
 func (r *receiver) getState() error {
 	for first, last := true, false; !last; first = false {
-		m, err := r.link.next(r.ctx)
+		m, err := r.next()
 		if err != nil {
 			return err
 		}
@@ -71,7 +71,7 @@ func (r *receiver) verify() error {
 	if err := r.enter(PhaseVerify); err != nil {
 		return err
 	}
-	body, err := r.link.expect(r.ctx, wire.TypeVerify)
+	body, err := r.expect(wire.TypeVerify)
 	if err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func (r *receiver) hashPart(body []byte) (h wire.Hash, err error) {
 // memory first, and does not come to PREPARE then.
 func (r *receiver) prepare() ([]byte, error) {
 	for range maxQuestions {
-		m, err := r.link.next(r.ctx)
+		m, err := r.next()
 		switch {
 		case err != nil:
 			return nil, err

@@ -61,7 +61,8 @@ func acceptPatiently(accept migration.Acceptor, tell func(error)) migration.Acce
 
 // receiveSoon is migration.Receive for a peer that must have said what machine
 // it brings within limit of its connection.
-func receiveSoon(ctx context.Context, limit time.Duration, accept migration.Acceptor, build migration.Builder) (migration.Target, *migration.Report, error) {
+func receiveSoon(ctx context.Context, limit time.Duration, accept migration.Acceptor, build migration.Builder,
+	o migration.ReceiveOptions) (migration.Target, *migration.Report, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	// Waiting for the peer takes as long as it takes: the clock is set when it comes.
@@ -81,5 +82,5 @@ func receiveSoon(ctx context.Context, limit time.Duration, accept migration.Acce
 		func(ctx context.Context, offer migration.Offer) (migration.Target, error) {
 			clock.Stop()
 			return build(ctx, offer)
-		}, migration.ReceiveOptions{})
+		}, o)
 }

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"godwit/api"
 	"godwit/migration"
@@ -38,9 +40,12 @@ With --tls-cert, --tls-key and --tls-ca a TCP source must show a certificate tha
 all that it sends is encrypted; the files are read when listening starts. Without them a source is not authenticated: listen
 where only trusted machines can connect. On an address that other hosts can reach that takes --insecure.
 
-A peer has ` + describeTime.String() + ` to say what machine it brings.`,
+A peer has ` + describeTime.String() + ` to say what machine it brings. From then on it may take as long as it likes while something comes; one
+that brings nothing for ` + migration.DefaultStall.String() + ` is given up (--stall), and so is one that is not done within --timeout, if that is given. It is told
+why, and its guest runs on there.`,
 		Example: `  godwit receive --listen tcp:0.0.0.0:7000 --disk vda=/srv/root.img --tls-cert host2.pem --tls-key host2.key --tls-ca ca.pem
   godwit receive --listen tcp:127.0.0.1:7000 --disk vda=/srv/root.img
+  godwit receive --listen tcp:127.0.0.1:7000 --disk vda=/srv/root.img --timeout 10m
   godwit receive --listen unix:in.sock --allow-path /srv/images --api-sock vm2.sock
   godwit receive --listen file:/srv/web.saved --disk vda=/srv/root.img --name web`,
 		Args: cobra.NoArgs,
@@ -66,6 +71,7 @@ A peer has ` + describeTime.String() + ` to say what machine it brings.`,
 	f.Var(&r.vsock, "vsock", "put the source's vsock at path=PATH; without, it is where the source had it if that is below an --allow-path, and else nobody is behind it; as in --vsock path=v.sock")
 	f.StringArrayVar(&r.allow, "allow-path", nil, "open disks below this `FOLDER` as the source names them, and backing files as images name them; may be repeated, as in --allow-path /srv/images")
 	r.guard.add(f)
+	r.addPatience(f)
 	f.BoolVar(&r.once, "once", false, "end with 1 when a migration fails, instead of waiting for the next, as in receive --once")
 	f.StringVar(&name, "name", "", "as `NAME`, put the API socket where the other commands' --name finds it, as in --name web")
 	hf.add(f)
@@ -82,6 +88,24 @@ type receiver struct {
 	allow    []string
 	guard    guard
 	once     bool
+	stall    timeValue
+	timeout  timeValue
+}
+
+// addPatience makes the flags that say how long a source may take.
+func (r *receiver) addPatience(f *pflag.FlagSet) {
+	r.stall = timeValue(migration.DefaultStall)
+	f.Var(&r.stall, "stall", "give a source up that only shows that it lives, and brings nothing, for so long; 0 for never; as in --stall 1m")
+	f.Var(&r.timeout, "timeout", "give a migration up that is not done so long after its source came, as in --timeout 10m (default never)")
+}
+
+// options are what the engine is told.
+func (r *receiver) options() migration.ReceiveOptions {
+	o := migration.ReceiveOptions{Stall: time.Duration(r.stall), Timeout: time.Duration(r.timeout)}
+	if o.Stall == 0 {
+		o.Stall = -1 // never, to the engine
+	}
+	return o
 }
 
 func (r *receiver) serve(addr api.Address, hf hostFlags, name string) error {
@@ -140,7 +164,7 @@ func (r *receiver) wait(ctx context.Context, h *host, l net.Listener) (*vmm.Mach
 			m = b
 			fitProcs(b.Config().Machine.VCPUCount)
 		}
-		_, rep, err := receiveSoon(ctx, describeTime, accept, vmm.BuildTarget(in, built))
+		_, rep, err := receiveSoon(ctx, describeTime, accept, vmm.BuildTarget(in, built), r.options())
 		switch {
 		case err == nil:
 			h.say("the machine %q has arrived: %s", m.Config().ID, arrival(rep))

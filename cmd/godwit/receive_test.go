@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -71,6 +72,20 @@ func TestVsockAfterAReset(t *testing.T) {
 	got, err := r.here(vmm.Config{Vsock: &vmm.Vsock{GuestCID: 3, UDSPath: long}})
 	require.NoError(t, err)
 	require.Equal(t, "mine", got.Vsock.UDSPath)
+}
+
+func TestReceiverPatience(t *testing.T) {
+	for args, want := range map[string]migration.ReceiveOptions{
+		"":                         {Stall: migration.DefaultStall},
+		"--stall 90s":              {Stall: 90 * time.Second},
+		"--stall 0":                {Stall: -1},
+		"--stall 1s --timeout 10m": {Stall: time.Second, Timeout: 10 * time.Minute},
+	} {
+		r, f := new(receiver), pflag.NewFlagSet("receive", pflag.ContinueOnError)
+		r.addPatience(f)
+		require.NoError(t, f.Parse(strings.Fields(args)))
+		require.Equal(t, want, r.options(), args)
+	}
 }
 
 func TestAcceptPatiently(t *testing.T) {
@@ -139,7 +154,7 @@ func TestStrangerHasLimitedTime(t *testing.T) {
 	build := func(context.Context, migration.Offer) (migration.Target, error) {
 		return nil, errors.New("it never comes to that")
 	}
-	_, rep, err := receiveSoon(context.Background(), 200*time.Millisecond, migration.AcceptFrom(l), build)
+	_, rep, err := receiveSoon(context.Background(), 200*time.Millisecond, migration.AcceptFrom(l), build, migration.ReceiveOptions{})
 	require.ErrorContains(t, err, "within 200ms what machine")
 	require.Equal(t, migration.Failed, rep.Status)
 	<-gone

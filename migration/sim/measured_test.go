@@ -55,20 +55,7 @@ func movesInNoTime(t *testing.T, stop string) (rep *migration.Report) {
 		r.send.Policies.Stop, err = policy.Stops.Parse(stop)
 		require.NoError(t, err)
 
-		calls := make(chan net.Conn)
-		dial := func(context.Context) (net.Conn, error) {
-			here, there := net.Pipe()
-			calls <- laggy{there}
-			return laggy{here}, nil
-		}
-		accept := func(ctx context.Context) (net.Conn, error) {
-			select {
-			case c := <-calls:
-				return c, nil
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
-		}
+		dial, accept := pipes(func(c net.Conn) net.Conn { return laggy{c} })
 		done := make(chan struct{})
 		var guest sync.WaitGroup
 		guest.Go(func() {
@@ -342,25 +329,14 @@ func TestSlowRehearsal(t *testing.T) {
 				n++
 			}
 		})
-		calls := make(chan net.Conn)
+		dial, accept := pipes(plain)
 		done := make(chan struct{})
 		var recvErr error
 		go func() {
 			defer close(done)
-			_, _, recvErr = migration.Receive(t.Context(), func(ctx context.Context) (net.Conn, error) {
-				select {
-				case c := <-calls:
-					return c, nil
-				case <-ctx.Done():
-					return nil, ctx.Err()
-				}
-			}, r.host.Build, r.recv)
+			_, _, recvErr = migration.Receive(t.Context(), accept, r.host.Build, r.recv)
 		}()
-		rep, err := migration.Send(t.Context(), s, func(context.Context) (net.Conn, error) {
-			here, there := net.Pipe()
-			calls <- there
-			return here, nil
-		}, r.send)
+		rep, err := migration.Send(t.Context(), s, dial, r.send)
 		<-done
 		require.NoError(t, err)
 		require.NoError(t, recvErr)

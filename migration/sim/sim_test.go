@@ -439,8 +439,10 @@ func TestOptions(t *testing.T) {
 		_, err := migration.NewSession(nil, nil, o)
 		require.ErrorIs(t, err, migration.ErrOptions, name)
 	}
-	_, _, err := migration.Receive(context.Background(), nil, nil, migration.ReceiveOptions{Lease: 1})
-	require.ErrorIs(t, err, migration.ErrOptions)
+	for _, o := range []migration.ReceiveOptions{{Lease: 1}, {Timeout: -1}} {
+		_, _, err := migration.Receive(context.Background(), nil, nil, o)
+		require.ErrorIs(t, err, migration.ErrOptions)
+	}
 }
 
 func TestFile(t *testing.T) {

@@ -1,0 +1,63 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"godwit/migration/wire"
+)
+
+// next waits for the peer's next message, as long as it makes progress: as pages
+// come on a data stream, or a round ends, or a message. Signs of life are none. A
+// peer that has much to say may take as long as it likes; one that hangs, or
+// only wants to keep others out, may not. What this side takes for its own work
+// does not count, for nobody is waited for then.
+func (r *receiver) next() (message, error) {
+	if r.o.Stall < 0 {
+		return r.link.next(r.ctx)
+	}
+	for from := time.Since(r.began); ; {
+		m, err := r.nextBy(from + r.o.Stall)
+		if !errors.Is(err, ErrStalled) {
+			return m, err
+		}
+		moved := time.Duration(r.moved.Load())
+		if moved <= from {
+			return m, err
+		}
+		from = moved
+	}
+}
+
+// nextBy waits until a moment, counted from the beginning.
+func (r *receiver) nextBy(end time.Duration) (message, error) {
+	ctx, cancel := context.WithDeadlineCause(r.ctx, r.began.Add(end), fmt.Errorf("%w: it lives, but brought nothing for %v", ErrStalled, r.o.Stall))
+	defer cancel()
+	return r.link.next(ctx)
+}
+
+// expect is next for a message of one type; any other is the peer's mistake.
+func (r *receiver) expect(t wire.Type) ([]byte, error) {
+	m, err := r.next()
+	if err != nil {
+		return nil, err
+	}
+	return m.must(t)
+}
+
+// progress notes that something has come which is more than a sign of life.
+func (r *receiver) progress(now time.Time) { r.moved.Store(int64(now.Sub(r.began))) }
+
+// limitTime ends a migration that takes too long in all, up to GO, and returns
+// what calls that off.
+func (r *receiver) limitTime() func() {
+	if r.o.Timeout == 0 {
+		return func() {}
+	}
+	t := time.AfterFunc(r.o.Timeout, func() {
+		r.fail(fmt.Errorf("%w: not finished after %v, which is what this side allows", ErrTimeout, r.o.Timeout))
+	})
+	return func() { t.Stop() }
+}
