@@ -284,6 +284,9 @@ func TestAgainstModel(t *testing.T) {
 				ready, err := m.q.Ready()
 				require.NoError(rt, err)
 				require.Equal(rt, len(m.offered) > 0, ready)
+				n, err := m.q.Available()
+				require.NoError(rt, err)
+				require.EqualValues(rt, len(m.offered), n)
 			},
 			"take": m.take,
 			"full": func(rt *rapid.T) {
@@ -302,6 +305,17 @@ func TestAgainstModel(t *testing.T) {
 					m.ring.WantsKick()
 					m.offer(rt)
 					require.Equal(rt, len(m.offered) > 0, m.ring.WantsKick(), "the device sleeps and is not woken")
+				}
+			},
+			"enable kicks beyond": func(rt *rapid.T) {
+				ready := rapid.IntRange(0, len(m.offered)).Draw(rt, "ready")
+				now, err := m.q.NotifyBeyond(uint16(ready))
+				require.NoError(rt, err)
+				require.EqualValues(rt, len(m.offered), now)
+				if int(now) == ready {
+					m.ring.WantsKick()
+					m.offer(rt)
+					require.Equal(rt, len(m.offered) > ready, m.ring.WantsKick(), "the device sleeps and is not woken")
 				}
 			},
 			"disable kicks": func(rt *rapid.T) {

@@ -170,11 +170,16 @@ func (q *Queue) PutBack(c *Chain) {
 
 // Ready says whether Pop has a chain to give.
 func (q *Queue) Ready() (bool, error) {
-	if q.err != nil || q.stopped {
-		return false, q.err
-	}
-	ready, err := q.available()
+	ready, err := q.Available()
 	return ready > 0, err
+}
+
+// Available is the number of chains that Pop has to give.
+func (q *Queue) Available() (uint16, error) {
+	if q.err != nil || q.stopped {
+		return 0, q.err
+	}
+	return q.available()
 }
 
 // available is the number of chains to pop. The load acquires: what follows sees
@@ -264,18 +269,41 @@ func (q *Queue) EnableNotification() (more bool, err error) {
 	if q.err != nil || q.stopped {
 		return false, q.err
 	}
+	if err := q.askKick(q.next); err != nil {
+		return false, err
+	}
+	ready, err := q.available()
+	return ready > 0, err
+}
+
+// NotifyBeyond asks the driver to kick once more than ready chains are available,
+// and returns how many are: for a device that leaves chains in the ring and wants
+// to hear that the driver adds to them. When the result is more than ready, there
+// may be no kick.
+func (q *Queue) NotifyBeyond(ready uint16) (now uint16, err error) {
+	if q.err != nil || q.stopped {
+		return 0, q.err
+	}
+	if err := q.askKick(q.next + ready); err != nil {
+		return 0, err
+	}
+	return q.available()
+}
+
+// askKick asks for a kick for the available entry at, and returns when the
+// driver sees that.
+func (q *Queue) askKick(at uint16) (err error) {
 	if q.cfg.EventIdx {
-		err = q.mem.StoreUint16(q.availEvent(), q.next)
+		err = q.mem.StoreUint16(q.availEvent(), at)
 	} else {
 		err = q.mem.StoreUint16(q.cfg.Used, 0)
 		q.quiet = false
 	}
 	if err != nil {
-		return false, q.fail(err)
+		return q.fail(err)
 	}
 	guestmem.Fence() // the wish is out before the index is read again
-	ready, err := q.available()
-	return ready > 0, err
+	return nil
 }
 
 // DisableNotification tells the driver that kicks are not needed while the

@@ -36,7 +36,7 @@ const (
 	// programs are likely to connect to.
 	firstPort = 1 << 30
 
-	// patience is how long the other side has to finish what it must: a client its
+	// defaultPatience is how long the other side has to finish what it must: a client its
 	// CONNECT, the guest its answer to a request or to a shutdown.
 	defaultPatience = 10 * time.Second
 )
@@ -70,8 +70,7 @@ type Device struct {
 	patience time.Duration
 	paused   bool
 
-	// lost says that the guest is to hear that all connections are gone.
-	lost bool
+	move move
 }
 
 var _ virtio.Device = (*Device)(nil)
@@ -86,6 +85,7 @@ func New(cfg Config) (*Device, error) {
 		cid: cfg.GuestCID, conns: map[*conn]struct{}{}, table: map[key]*conn{},
 		todo: fifo{link: linkTodo}, flush: fifo{link: linkFlush},
 		resets: make([]reset, 0, maxResets+maxConns), nextPort: firstPort, patience: defaultPatience,
+		move: move{limit: holdLimit},
 	}
 	var err error
 	if d.poll, err = hostpoll.New(); err != nil {
@@ -99,6 +99,7 @@ func (d *Device) Close() error {
 	err := d.StopListening()
 	d.mu.Lock()
 	d.endAll()
+	d.release()
 	d.path = ""
 	d.mu.Unlock()
 	if perr := d.poll.Close(); err == nil {
@@ -133,6 +134,9 @@ func (d *Device) WriteConfig(uint64, []byte) {}
 func (d *Device) Activate(a virtio.Activation) error {
 	d.mu.Lock()
 	d.kicks = a.Kicks
+	if a.Queues[eventQueue] == nil {
+		d.release() // nobody to wait for
+	}
 	d.mu.Unlock()
 	for i, serve := range []func(*line) error{rxQueue: d.receive, txQueue: d.transmit, eventQueue: d.event} {
 		if a.Queues[i] == nil {
@@ -150,7 +154,8 @@ func (d *Device) Reset() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.endAll()
-	d.kicks, d.lost = nil, false
+	d.release()
+	d.kicks, d.move = nil, move{limit: d.move.limit}
 }
 
 // endAll forgets every connection. mu is held.
@@ -181,6 +186,9 @@ func (d *Device) setPaused(paused bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.paused = paused
+	if !paused {
+		d.startHold()
+	}
 }
 
 // kick wakes a queue's worker, if there is one. mu is held.
@@ -236,38 +244,4 @@ func put(c *queue.Chain, p []byte) {
 	for _, seg := range c.Writable() {
 		n += copy(seg, p[n:])
 	}
-}
-
-// event serves the event queue: virtio 1.2, 5.10.6.7. There is one event,
-// VIRTIO_VSOCK_EVENT_TRANSPORT_RESET, whose number is 0.
-func (d *Device) event(l *line) error {
-	for !d.workers.Yield() {
-		d.mu.Lock()
-		lost := d.lost
-		d.mu.Unlock()
-		if !lost {
-			return nil // Restore comes before the worker
-		}
-		c, err := l.pop()
-		if err != nil || c == nil {
-			return err
-		}
-		var e [4]byte
-		if queue.Len(c.Writable()) < int64(len(e)) {
-			d.stats.badPackets.Add(1)
-			if err := l.push(c, 0); err != nil {
-				return err
-			}
-			continue
-		}
-		put(c, e[:])
-		d.mu.Lock()
-		d.lost = false
-		d.mu.Unlock()
-		d.stats.transportResets.Add(1)
-		if err := l.push(c, uint32(len(e))); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -25,6 +25,7 @@
 // # A move
 //
 // Connections do not move. The destination tells the guest by an event that all
-// are gone (5.10.6.7); the source keeps the host's ends until its process closes
+// are gone (5.10.6.7), and opens no new ones before the guest has taken that in:
+// see move.go. The source keeps the host's ends until its process closes
 // them, since it may have to go on after a migration that failed.
 package vsock

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"godwit/kvm/guestmem"
+	"godwit/virtio"
 	"godwit/virtio/internal/drivertest"
 	"godwit/virtio/mmio"
 )
@@ -52,15 +53,21 @@ func (g *guest) listen() {
 	require.NoError(g.t, g.dev.Listen(l, g.path))
 }
 
-func boot(t testing.TB) *guest {
+func boot(t testing.TB) *guest { return bootWith(t, true) }
+
+func bootWith(t testing.TB, eventIdx bool) *guest {
 	t.Helper()
 	g := &guest{t: t, mem: drivertest.Memory(t, memSize), irq: drivertest.NewInterrupt(), path: filepath.Join(t.TempDir(), "v")}
 	g.arena = drivertest.NewArena(0x1000, memSize)
 	g.transport()
 	g.listen()
-	require.True(t, g.regs.Negotiate(g.regs.DeviceFeatures()))
+	features := g.regs.DeviceFeatures()
+	if !eventIdx {
+		features &^= virtio.FeatureEventIdx
+	}
+	require.True(t, g.regs.Negotiate(features))
 	for i := range g.rings {
-		g.rings[i] = drivertest.NewRing(t, g.mem, g.arena, queueSize, true)
+		g.rings[i] = drivertest.NewRing(t, g.mem, g.arena, queueSize, eventIdx)
 		g.regs.SetQueue(i, g.rings[i])
 		g.bufs[i] = map[uint16]uint64{}
 	}

@@ -40,7 +40,7 @@ func (d *Device) receive(l *line) error {
 func (d *Device) busy() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return len(d.resets) > 0 || d.todo.first != nil
+	return len(d.resets) > 0 || !d.move.hold && d.todo.first != nil
 }
 
 // fill puts the next packet into a chain and returns its length, or 0 when
@@ -51,6 +51,9 @@ func (d *Device) fill(l *line, c *queue.Chain, room int64) uint32 {
 	for {
 		if len(d.resets) > 0 {
 			return d.fillReset(l, c)
+		}
+		if d.move.hold {
+			return 0 // all of them are to be opened first
 		}
 		cn := d.todo.pop()
 		if cn == nil {

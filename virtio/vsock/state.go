@@ -36,6 +36,6 @@ func (d *Device) Restore(v uint32, dec *state.Decoder) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.lost = true
+	d.move.lost, d.move.watch, d.move.hold = true, true, true
 	return nil
 }

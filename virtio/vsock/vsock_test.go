@@ -315,42 +315,6 @@ func TestPauseIsNotLate(t *testing.T) {
 	require.Equal(t, "OK "+itoa(h.srcPort)+"\n", read(t, c, 4+len(itoa(h.srcPort))))
 }
 
-// TestMove: the guest hears that its connections are gone, the host's ends close
-// with the source, and new ones work.
-func TestMove(t *testing.T) {
-	g := boot(t)
-	s, c := g.fromGuest(80, 1025)
-	require.NoError(t, g.tr.Pause())
-	statetest.Stream(t, g.tr)
-	require.NoError(t, g.dev.StopListening())
-	require.NoError(t, g.tr.Resume())
-	s.write([]byte("the migration failed"))
-	require.Equal(t, "the migration failed", read(t, c, 20))
-
-	require.NoError(t, g.tr.Pause())
-	stream := statetest.Stream(t, g.tr)
-	old, oldTransport := g.dev, g.tr
-	g.transport()
-	g.listen()
-	require.NoError(t, statetest.Restore(g.tr, stream))
-	require.NoError(t, oldTransport.Close())
-	require.NoError(t, old.Close())
-	_, err := c.Read(make([]byte, 1))
-	require.ErrorIs(t, err, io.EOF)
-	require.NoError(t, g.tr.Resume())
-	head, n := g.wait(eventQueue)
-	require.EqualValues(t, 4, n)
-	var e [4]byte
-	require.NoError(t, g.mem.ReadAt(e[:], g.bufs[eventQueue][head]))
-	require.Zero(t, e, "VIRTIO_VSOCK_EVENT_TRANSPORT_RESET")
-	s.write([]byte("to nobody"))
-	g.expect(opRST)
-	s, c = g.fromGuest(80, 1025)
-	s.write([]byte("again"))
-	require.Equal(t, "again", read(t, c, 5))
-	require.EqualValues(t, 1, g.dev.Stats().TransportResets)
-}
-
 func TestConfigSpace(t *testing.T) {
 	g := boot(t)
 	require.EqualValues(t, testCID, g.regs.Get(0x100))
