@@ -17,7 +17,10 @@ import (
 
 // Pages that are written while they are encoded, as a guest's are: whichever
 // codec is chosen, the base that is kept is what was sent, or the next delta
-// would be refused. The race detector would rightly complain, so it is not asked.
+// would be refused. How much the guest writes between two looks is the
+// scheduler's to say, so the loop itself makes each look find something to send, and
+// has the pages to itself at the end. The race detector would rightly complain, so
+// it is not asked.
 func TestLivePage(t *testing.T) {
 	src, dst := parse(t, "auto,cache=1M"), parse(t, "auto")
 	var memory [8][pageSize / 8]uint64
@@ -26,25 +29,24 @@ func TestLivePage(t *testing.T) {
 	guest.Go(func() {
 		rng := rand.New(rand.NewPCG(7, 7))
 		for !stop.Load() {
-			p := &memory[rng.IntN(len(memory))]
-			if at := rng.IntN(pageSize / 8); rng.IntN(100) > 0 {
-				atomic.StoreUint64(&p[at], rng.Uint64())
-			} else {
-				for i := range p {
-					atomic.StoreUint64(&p[i], uint64(at)) // compressible again
-				}
-			}
+			scribble(rng, &memory[rng.IntN(len(memory))])
 		}
 	})
 	deltas, blocks := 0, 0
 	var have [len(memory)][pageSize]byte
 	var buf [pageSize]byte
 	rng := rand.New(rand.NewPCG(8, 8))
-	for i := range 40_000 {
+	const steps = 40_000
+	for i := range steps {
+		if i == steps*3/4 {
+			stop.Store(true)
+			guest.Wait()
+		}
 		if i%500 == 0 {
 			src.ObserveLink(policy.Link{Speed: []float64{1e6, 1e8, 1e9, 1e13}[rng.IntN(4)], Hidden: rng.Float64()})
 		}
 		gfn := i % len(memory)
+		scribble(rng, &memory[gfn])
 		page := (*[pageSize]byte)(unsafe.Pointer(&memory[gfn]))
 		e := src.EncodeTo(buf[:], uint64(gfn), page[:])
 		if e.Same {
@@ -65,9 +67,21 @@ func TestLivePage(t *testing.T) {
 		}
 	}
 	stop.Store(true)
-	guest.Wait()
+	guest.Wait() // after a break
 	require.NotZero(t, deltas)
 	require.NotZero(t, blocks)
+}
+
+// scribble writes a word of a page or, now and then, all of it, so that LZ4 can
+// do something with it again.
+func scribble(rng *rand.Rand, page *[pageSize / 8]uint64) {
+	if at := rng.IntN(len(page)); rng.IntN(100) > 0 {
+		atomic.StoreUint64(&page[at], rng.Uint64())
+	} else {
+		for i := range page {
+			atomic.StoreUint64(&page[i], uint64(at))
+		}
+	}
 }
 
 // The steady state allocates nothing, whatever is chosen.
