@@ -56,13 +56,14 @@ func openBacking(h *qcow2.Header, image string, o Options, c chain) (File, error
 		return nil, fmt.Errorf("backing file %q: %w", h.Backing, err)
 	}
 	path, err := BackingPath(h.Backing, image)
+	var open Opener
 	if err == nil && o.AllowBacking != nil {
-		path, err = o.AllowBacking(path)
+		path, open, err = o.AllowBacking(path)
 	}
 	if err != nil {
 		return nil, err
 	}
-	f, err := openFormat(path, Options{ReadOnly: true, Cache: o.Cache, Format: format, NoLock: o.NoLock, AllowBacking: o.AllowBacking}, c)
+	f, err := openFormat(path, Options{ReadOnly: true, Cache: o.Cache, Format: format, NoLock: o.NoLock, Open: open, AllowBacking: o.AllowBacking}, c)
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return nil, fmt.Errorf("backing file %q missing; put it there, or say where it is: qemu-img rebase -u -b PATH -F %s %q: %w", path, h.BackingFormat, image, err)

@@ -131,6 +131,9 @@ func ParseFormat(s string) (Format, error) {
 	return 0, fmt.Errorf("disk format %q: unknown; use raw or qcow2", s)
 }
 
+// Opener opens the file at path as open(2) does with flags.
+type Opener func(path string, flags int) (fd int, err error)
+
 // Options say how to open an image. The zero value is a writable raw image
 // behind the page cache, locked.
 type Options struct {
@@ -142,10 +145,13 @@ type Options struct {
 	NoLock bool
 	// Overlay takes the changes instead of the image, which is opened read-only.
 	Overlay *Overlay
-	// AllowBacking judges the path of each backing file and gives the one to
-	// open; nil allows them all. A destination asks it of images whose path a
-	// stranger named.
-	AllowBacking func(path string) (string, error)
+	// Open opens the image's file; nil means open(2), which follows links wherever
+	// they lead.
+	Open Opener
+	// AllowBacking judges the path of each backing file, and gives the one to open
+	// and what opens it; nil allows them all. A destination asks it of images whose
+	// path a stranger named.
+	AllowBacking func(path string) (string, Opener, error)
 }
 
 // Open opens the image at path: a regular file or a block device. The format

@@ -182,11 +182,24 @@ func TestBackingRefused(t *testing.T) {
 	// Where a stranger named the image, the caller judges its backing files.
 	base := image(t, make([]byte, testSize))
 	over := mk("over", base, "raw")
-	_, err := Open(over, Options{Format: FormatQcow2, AllowBacking: func(path string) (string, error) {
+	_, err := Open(over, Options{Format: FormatQcow2, AllowBacking: func(path string) (string, Opener, error) {
 		require.Equal(t, base, path)
-		return "", errors.New("not allowed here")
+		return "", nil, errors.New("not allowed here")
 	}})
 	require.ErrorContains(t, err, "not allowed here")
+	// And opens them; the image itself is not its to open.
+	judged := mk("judged", over, "qcow2")
+	var opened []string
+	judge := func(path string) (string, Opener, error) {
+		return path, func(path string, flags int) (int, error) {
+			opened = append(opened, path)
+			return openRetry(path, flags)
+		}, nil
+	}
+	f, err := Open(judged, Options{Format: FormatQcow2, AllowBacking: judge})
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	require.Equal(t, []string{over, base}, opened)
 	_, err = Open(base, Options{Format: FormatQcow2})
 	require.ErrorIs(t, err, qcow2.ErrFormat)
 	require.ErrorContains(t, err, "format=raw")

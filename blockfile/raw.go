@@ -54,7 +54,10 @@ func openFile(path string, o Options, holds bool) (*raw, error) {
 	case CacheWritethrough:
 		flags |= unix.O_DSYNC
 	}
-	fd, err := openRetry(path, flags)
+	if o.Open == nil {
+		o.Open = openRetry
+	}
+	fd, err := o.Open(path, flags)
 	if err != nil {
 		return nil, explainOpen(err, o)
 	}

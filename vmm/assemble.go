@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"godwit/blockfile"
 	"godwit/boot"
 	"godwit/boot/metronome"
 	"godwit/kvm"
@@ -26,7 +27,8 @@ type assembly struct {
 	vsock    string                 // the vsock's path here, if it has one
 	memory   *os.File               // the source's guest memory, where that is handed over
 
-	backing  func(drive, path string) (string, error) // Options.AllowBacking
+	open     blockfile.Opener                                           // Options.Open
+	backing  func(drive, path string) (string, blockfile.Opener, error) // Options.AllowBacking
 	overlays *Overlays
 	stdio    func() (fd int, err error) // Options.Stdio
 }
@@ -35,7 +37,7 @@ type assembly struct {
 // controllers and timer before the first vCPU, CPUID before any other vCPU
 // state, memory and devices before the guest runs.
 func assemble(cfg Config, o Options, a assembly) (_ *Machine, err error) {
-	a.overlays, a.backing = o.Overlays, o.AllowBacking
+	a.overlays, a.open, a.backing = o.Overlays, o.Open, o.AllowBacking
 	m := &Machine{cfg: cfg, log: o.Log, began: time.Now(), ended: make(chan struct{})}
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
@@ -150,7 +152,7 @@ func (m *Machine) createVCPUs() error {
 
 // load places what boots into memory and sets the first vCPU's registers; the
 // others wait for the guest to start them (INIT, SIPI).
-func (m *Machine) load() error {
+func (m *Machine) load(open blockfile.Opener) error {
 	cfg := boot.Config{CPUs: len(m.vcpus), Cmdline: boot.JoinCmdline(m.cfg.cmdline(), m.dev.cmdline())}
 	if m.cfg.BootSource.Guest == GuestMetronome {
 		own, err := m.metronomeArgs()
@@ -161,7 +163,7 @@ func (m *Machine) load() error {
 		cfg.Kernel = boot.Image{Name: GuestMetronome, ReaderAt: bytes.NewReader(elf), Size: int64(len(elf))}
 		cfg.Cmdline = boot.JoinCmdline(own, m.dev.cmdline())
 	} else {
-		f, img, err := openImage("kernel", m.cfg.BootSource.KernelImagePath)
+		f, img, err := openImage("kernel", m.cfg.BootSource.KernelImagePath, open)
 		if err != nil {
 			return err
 		}
@@ -169,7 +171,7 @@ func (m *Machine) load() error {
 		cfg.Kernel = img
 	}
 	if path := m.cfg.BootSource.InitrdPath; path != "" {
-		f, img, err := openImage("initrd", path)
+		f, img, err := openImage("initrd", path, open)
 		if err != nil {
 			return err
 		}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -90,28 +89,4 @@ func (in Incoming) resolve(drives []Drive) (map[string]string, error) {
 		}
 	}
 	return out, nil
-}
-
-// Resolve follows the links of path and tells whether it then lies under one of
-// prefixes, so that neither ".." nor a symbolic link leads out. What is to be
-// opened is resolved, not path, whose links may change at any time. A path that
-// is not absolute, or does not exist, lies nowhere.
-func Resolve(prefixes []string, path string) (resolved string, ok bool) {
-	if !filepath.IsAbs(path) {
-		return "", false
-	}
-	resolved, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return "", false
-	}
-	for _, prefix := range prefixes {
-		root, err := filepath.EvalSymlinks(prefix)
-		if err != nil {
-			continue
-		}
-		if rel, err := filepath.Rel(root, resolved); err == nil && filepath.IsLocal(rel) {
-			return resolved, true
-		}
-	}
-	return "", false
 }

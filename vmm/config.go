@@ -8,6 +8,9 @@ import (
 	"regexp"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
+	"godwit/blockfile"
 	"godwit/boot"
 	"godwit/kvm/guestmem"
 )
@@ -240,11 +243,15 @@ func (c Config) cmdline() string {
 }
 
 // openImage opens a file to boot from.
-func openImage(what, path string) (*os.File, boot.Image, error) {
-	f, err := os.Open(path)
+func openImage(what, path string, open blockfile.Opener) (*os.File, boot.Image, error) {
+	if open == nil {
+		open = openAnywhere
+	}
+	fd, err := open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK) // a FIFO must not hang the open
 	if err != nil {
 		return nil, boot.Image{}, fmt.Errorf("open %s: %w", what, err)
 	}
+	f := os.NewFile(uintptr(fd), path)
 	st, err := f.Stat()
 	if err == nil && !st.Mode().IsRegular() {
 		err = fmt.Errorf("open %s %q: not a regular file", what, path)

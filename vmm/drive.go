@@ -37,7 +37,7 @@ func newDrive(spec Drive, a assembly) (_ part, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: drive %q: %w", ErrConfig, spec.ID, err)
 	}
-	o := blockfile.Options{ReadOnly: spec.IsReadOnly, Cache: cache, Format: format, NoLock: a.incoming, AllowBacking: a.allowBacking(spec.ID)}
+	o := blockfile.Options{ReadOnly: spec.IsReadOnly, Cache: cache, Format: format, NoLock: a.incoming, Open: a.open, AllowBacking: a.allowBacking(spec.ID)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.close())
@@ -93,25 +93,11 @@ func (d *drive) close() error {
 }
 
 // allowBacking judges the backing files of a drive.
-func (a assembly) allowBacking(id string) func(string) (string, error) {
+func (a assembly) allowBacking(id string) func(string) (string, blockfile.Opener, error) {
 	if a.backing == nil {
 		return nil
 	}
-	return func(path string) (string, error) { return a.backing(id, path) }
-}
-
-// JudgeBacking is Options.AllowBacking for what arrives, and for what starts again
-// after a reset once it has arrived: what is behind an image lies below
-// AllowPrefixes. It makes no difference that the operator named the image itself.
-// The source says its format and may have written it, and a guest writes what it
-// likes into a raw one: a header there could name any file of the host.
-func (in Incoming) JudgeBacking(drive, path string) (string, error) {
-	resolved, ok := Resolve(in.AllowPrefixes, path)
-	if !ok {
-		return "", fmt.Errorf("%w: disk %q: backing file %q is not below an --allow-path, or is missing; if the image should have it, start the receiver with --allow-path FOLDER",
-			ErrIncompatible, drive, path)
-	}
-	return resolved, nil
+	return func(path string) (string, blockfile.Opener, error) { return a.backing(id, path) }
 }
 
 // Overlays are the temporary overlays of drives that are snapshots. The zero

@@ -83,7 +83,7 @@ func TestStrangersBackingFile(t *testing.T) {
 	require.NoError(t, err)
 	allowed := Incoming{AllowPrefixes: []string{filepath.Dir(path)}}
 	in := assembly{incoming: true, disks: map[string]string{"vda": resolved}}
-	in.backing = func(drive, path string) (string, error) { return allowed.JudgeBacking(drive, path) }
+	in.backing = func(drive, path string) (string, blockfile.Opener, error) { return allowed.allowBacking(drive, path) }
 	_, err = newDrive(spec, in)
 	require.ErrorIs(t, err, ErrIncompatible)
 	require.ErrorContains(t, err, "--allow-path")

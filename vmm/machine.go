@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"godwit/blockfile"
 	"godwit/devices/bus"
 	"godwit/devices/state"
 	"godwit/kvm"
@@ -23,9 +24,11 @@ type Options struct {
 	// Overlays keeps the changes of drives that are snapshots from one machine
 	// to the next, as when a guest resets; nil has each machine begin anew.
 	Overlays *Overlays
-	// AllowBacking judges the path of a backing file of a drive and gives the one
-	// to open; nil allows all. See Incoming.JudgeBacking.
-	AllowBacking func(drive, path string) (string, error)
+	// Open opens the files that Config names; nil means open(2). See Incoming.
+	Open blockfile.Opener
+	// AllowBacking judges the path of a backing file of a drive, and gives the one
+	// to open and what opens it; nil allows all. See Incoming.
+	AllowBacking func(drive, path string) (string, blockfile.Opener, error)
 	// Stdio gives one end of a connected socket that stands for the process'
 	// standard input and output, each time that a console asks for it; the caller
 	// closes it. Nil where they are used otherwise.
@@ -83,7 +86,7 @@ func New(cfg Config, o Options) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := m.load(); err != nil {
+	if err := m.load(o.Open); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
 	return m, nil

@@ -27,7 +27,7 @@ type Incoming struct {
 	// if that is allowed, and else nobody is behind it.
 	Vsock string
 	// AllowPrefixes are the directories below which a path that the source
-	// names is opened as it is.
+	// names is opened as it is. Links that lead out of them are not followed.
 	AllowPrefixes []string
 	// Saved says that the machine comes out of a file: nobody may hold the locks
 	// of its disks, where otherwise its source must.
@@ -87,8 +87,7 @@ func newIncoming(in Incoming, offer migration.Offer) (*Machine, error) {
 	}
 	a := assembly{incoming: true, cpuid: w.CPUID, disks: disks, networks: networks, saved: in.Saved, memory: offer.Memory,
 		consoles: in.Consoles, vsock: vsockPath}
-	in.Options.AllowBacking = in.JudgeBacking
-	m, err := assemble(cfg, in.Options, a)
+	m, err := assemble(cfg, in.judged(), a)
 	if err != nil {
 		return nil, err
 	}

@@ -229,9 +229,7 @@ func (r *receiver) rebuild(h *host, m *vmm.Machine) (*vmm.Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	in := r.incoming(h)
-	in.Options.AllowBacking = in.JudgeBacking
-	return vmm.New(cfg, in.Options)
+	return r.incoming(h).Rebuild(cfg)
 }
 
 // here gives cfg with the paths that its parts have here, or refuses it: what
