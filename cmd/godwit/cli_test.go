@@ -178,6 +178,7 @@ func TestSignalsIgnoredFromTheStart(t *testing.T) {
 		stderr, err := cmd.StderrPipe()
 		require.NoError(t, err)
 		require.NoError(t, cmd.Start())
+		t.Cleanup(func() { _ = cmd.Process.Kill() }) // left over only where the test fails
 		lines := bufio.NewScanner(stderr)
 		require.True(t, lines.Scan())
 		require.Contains(t, lines.Text(), "listening on")
