@@ -19,8 +19,6 @@ import (
 
 const (
 	maxBody = 64 << 10 // bytes of a request; the largest legal one is far below
-	// pauseTimeout bounds how long a pause waits for a console that is not read.
-	pauseTimeout = 10 * time.Second
 	// watchEvery is how often a watcher hears of a migration without news.
 	watchEvery = 200 * time.Millisecond
 )
@@ -151,9 +149,7 @@ func (s *Server) patchVM(r *http.Request) (any, error) {
 	}
 	switch {
 	case u.State == "Paused" && !u.Force:
-		ctx, cancel := context.WithTimeout(r.Context(), pauseTimeout)
-		defer cancel()
-		return nil, s.inst.Pause(ctx)
+		return nil, s.inst.Pause(r.Context())
 	case u.State == "Resumed":
 		return nil, s.inst.Resume(r.Context(), u.Force)
 	}

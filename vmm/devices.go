@@ -1,7 +1,6 @@
 package vmm
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -171,16 +170,13 @@ func (d *devices) cmdline() string {
 	return strings.Join(words, " ")
 }
 
-// pause drains everything: requests under way are answered, and the console's
-// output has left. The vCPUs stand still already.
-func (d *devices) pause(ctx context.Context) error {
+// pause drains the devices: requests under way are answered. The vCPUs stand
+// still already.
+func (d *devices) pause() error {
 	for _, s := range d.slots {
 		if err := s.transport.Pause(); err != nil {
 			return err
 		}
-	}
-	if d.serial != nil {
-		return d.serial.Drain(ctx)
 	}
 	return nil
 }

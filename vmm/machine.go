@@ -121,20 +121,32 @@ func (m *Machine) Start() error {
 }
 
 // Pause stops the vCPUs and drains the devices: when it returns, nothing in
-// this process writes guest memory or disk images any more, and everything the
-// guest wrote to its console has left. ctx bounds only the console's part.
+// this process writes guest memory or disk images any more. What the guest wrote
+// to its console has left if somebody reads it; what has not after consoleHold, or
+// when ctx ends, leaves as it is read.
 func (m *Machine) Pause(ctx context.Context) error {
 	m.op.Lock()
 	defer m.op.Unlock()
-	return m.pause(ctx)
+	return m.pause(func() error {
+		ctx, cancel := context.WithTimeout(ctx, consoleHold)
+		defer cancel()
+		_ = m.dev.serial.Drain(ctx) // it stays queued
+		return nil
+	})
 }
 
-func (m *Machine) pause(ctx context.Context) error {
+// pause stops the guest, and lets it go on if last, which is called when all
+// stands still, fails.
+func (m *Machine) pause(last func() error) error {
 	if s := m.State(); s != StateRunning {
 		return fmt.Errorf("pause: %w: the machine is %s", ErrState, s)
 	}
 	m.parkVCPUs()
-	if err := m.dev.pause(ctx); err != nil {
+	err := m.dev.pause()
+	if err == nil {
+		err = last()
+	}
+	if err != nil {
 		m.dev.resume()
 		m.runVCPUs()
 		return fmt.Errorf("pause: %w", err)

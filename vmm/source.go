@@ -26,9 +26,13 @@ type wireConfig struct {
 	TSCKHz uint32           `json:"tsc_khz"`
 }
 
-// consolePatience bounds how long a guest stands still because nobody reads
-// its console; long enough for a willing reader on a busy host.
-const consolePatience = 5 * time.Second
+const (
+	// consolePatience is how long a migration waits for somebody to read the guest's
+	// console; long enough for a willing reader on a busy host.
+	consolePatience = 5 * time.Second
+	// consoleHold is how long the guest stands still for that, the first time.
+	consoleHold = 100 * time.Millisecond
+)
 
 var errConsole = errors.New("nobody reads the guest's console, and what it wrote there would be lost; read it, or start the machine with --serial none")
 
@@ -106,12 +110,34 @@ func (s *source) Pause(ctx context.Context) error {
 	defer s.m.op.Unlock()
 	s.wasPaused = s.m.State() == StatePaused
 	s.m.operatorPaused = s.wasPaused
-	if s.wasPaused {
-		return nil
-	}
 	ctx, cancel := context.WithTimeoutCause(ctx, consolePatience, errConsole)
 	defer cancel()
-	return s.m.pause(ctx)
+	if s.wasPaused {
+		return s.m.dev.serial.Drain(ctx)
+	}
+	return s.m.pauseDrained(ctx)
+}
+
+var errHeld = errors.New("the console's reader is slow")
+
+// pauseDrained is Pause for a guest that leaves: all that it wrote to its console
+// must have left, here. While nobody reads that, it runs on. Once somebody does, it
+// stands still for consoleHold, and if a slow reader needs more, twice as
+// long each time: what it writes meanwhile must not keep it from ever leaving.
+func (m *Machine) pauseDrained(ctx context.Context) error {
+	for hold := consoleHold; ; hold *= 2 {
+		if err := m.dev.serial.Flow(ctx); err != nil {
+			return fmt.Errorf("pause: %w", err)
+		}
+		err := m.pause(func() error {
+			ctx, cancel := context.WithTimeoutCause(ctx, hold, errHeld)
+			defer cancel()
+			return m.dev.serial.Drain(ctx)
+		})
+		if !errors.Is(err, errHeld) {
+			return err
+		}
+	}
 }
 
 // Resume implements migration.Source. After a Pause that failed the machine

@@ -49,5 +49,6 @@
 //
 // Drain before Save: output is written by the side on which the guest produced
 // it. What is in the FIFO and in the input queue moves with the guest. After
-// Restore, when the machine is about to run, call Rearm.
+// Restore, when the machine is about to run, call Rearm. A guest that is not to
+// stand still while nobody reads asks Flow first.
 package serial

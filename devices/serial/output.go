@@ -41,6 +41,7 @@ type output struct {
 	mu      sync.Mutex
 	ring    ring
 	drained chan struct{} // closed when the ring runs empty; nil if nobody waits
+	took    chan struct{} // closed when the writer has taken something; nil if nobody waits
 	closing bool
 
 	// A stall begins when less than a FIFO's worth of room is left and ends
@@ -204,10 +205,10 @@ func (o *output) writeChunk() bool {
 	o.ring.discard(gone)
 	signal(o.room)
 	resumed := o.progress()
-	if o.ring.len() == 0 && o.drained != nil {
-		close(o.drained)
-		o.drained = nil
+	if o.ring.len() == 0 {
+		tell(&o.drained)
 	}
+	tell(&o.took)
 	o.mu.Unlock()
 	if resumed {
 		o.onRoom()
@@ -244,21 +245,35 @@ func (o *output) pending() int {
 	return o.ring.len()
 }
 
+// tell closes a channel that somebody waits on.
+func tell(c *chan struct{}) {
+	if *c != nil {
+		close(*c)
+		*c = nil
+	}
+}
+
 // drain returns when everything put so far is written, or failed to be.
-func (o *output) drain(ctx context.Context) error {
+func (o *output) drain(ctx context.Context) error { return o.await(ctx, &o.drained) }
+
+// flow returns when the writer has taken something, or has nothing to take.
+func (o *output) flow(ctx context.Context) error { return o.await(ctx, &o.took) }
+
+// await waits for one of o's channels, if there is anything to write.
+func (o *output) await(ctx context.Context, c *chan struct{}) error {
 	o.mu.Lock()
 	if o.ring.len() == 0 {
 		o.mu.Unlock()
 		return nil
 	}
-	if o.drained == nil {
-		o.drained = make(chan struct{})
+	if *c == nil {
+		*c = make(chan struct{})
 	}
-	drained := o.drained
+	news := *c
 	o.mu.Unlock()
 	signal(o.soon)
 	select {
-	case <-drained:
+	case <-news:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("drain serial output: %d bytes left that the other end does not take: %w", o.pending(), context.Cause(ctx))

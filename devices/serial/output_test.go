@@ -297,6 +297,28 @@ func TestDrain(t *testing.T) {
 	})
 }
 
+// Flow tells whether anybody reads, before the guest has to stand still for it.
+func TestFlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newValve()
+		p := newPort(t, w)
+		require.NoError(t, p.Flow(t.Context()), "nothing to do")
+		p.full()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.ErrorIs(t, p.Flow(ctx), context.DeadlineExceeded)
+		w.mu.Lock()
+		w.delay = time.Minute // for each chunk
+		w.mu.Unlock()
+		close(w.open)
+		before := time.Now()
+		require.NoError(t, p.Flow(t.Context()))
+		require.Equal(t, time.Minute, time.Since(before), "one chunk is enough")
+		require.NoError(t, p.Drain(t.Context()))
+		require.Zero(t, p.Stats().Lost)
+	})
+}
+
 func TestCloseFlushes(t *testing.T) {
 	var w buffer
 	p := newPort(t, &w)

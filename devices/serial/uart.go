@@ -169,6 +169,11 @@ func (u *UART) writeRegister(off uint64, v uint8) {
 // the writer does not take the bytes in time; they stay queued then.
 func (u *UART) Drain(ctx context.Context) error { return u.out.drain(ctx) }
 
+// Flow waits until the writer has taken some of what the guest has sent, or all of
+// it is written out: then Drain is worth a try. The guest may run. It fails as
+// Drain does.
+func (u *UART) Flow(ctx context.Context) error { return u.out.flow(ctx) }
+
 // Stats returns the counters. Lost bytes and write errors are worth a log line.
 func (u *UART) Stats() Stats {
 	s := u.out.stats()

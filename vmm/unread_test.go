@@ -1,0 +1,97 @@
+package vmm
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"godwit/migration"
+)
+
+// unread is a console that nobody reads until it is opened.
+type unread struct {
+	*console
+	open    chan struct{}
+	blocked chan struct{} // closed at the first write
+	first   sync.Once
+}
+
+func newUnread() *unread {
+	return &unread{console: newConsole(), open: make(chan struct{}), blocked: make(chan struct{})}
+}
+
+func (u *unread) Write(p []byte) (int, error) {
+	u.first.Do(func() { close(u.blocked) })
+	<-u.open
+	return u.console.Write(p)
+}
+
+func startUnread(t *testing.T) (*Machine, *unread) {
+	out := newUnread()
+	m, err := New(metronomeConfig("fill=16 ws=8 rate=1000 beat=50"), Options{Serial: out})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, m.Close()) })
+	require.NoError(t, m.Start())
+	<-out.blocked
+	return m, out
+}
+
+// An operator's pause does not wait for a reader, and costs no output.
+func TestPauseWithoutAReader(t *testing.T) {
+	m, out := startUnread(t)
+	began := time.Now()
+	require.NoError(t, m.Pause(t.Context()))
+	require.Less(t, time.Since(began), 5*time.Second, "not as long as a migration waits")
+	require.Equal(t, StatePaused, m.State())
+
+	s := m.Source()
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, errors.New("enough"))
+	defer cancel()
+	require.ErrorContains(t, s.Pause(ctx), "enough", "what it wrote has to leave before it does")
+	require.NoError(t, s.Resume())
+	require.Equal(t, StatePaused, m.State(), "by its operator")
+
+	close(out.open)
+	require.Contains(t, out.waitFor(t, "metronome up", 1), "metronome up")
+	require.NoError(t, s.Pause(t.Context()))
+	require.NoError(t, m.Resume())
+	text := out.waitFor(t, "beat", 3)
+	require.NotContains(t, text, "lost")
+	require.True(t, strings.HasPrefix(text, "metronome up"), text)
+}
+
+// A guest that is to leave does not stand still while nobody reads its console.
+func TestMoveWithoutAReader(t *testing.T) {
+	m, out := startUnread(t)
+	s := m.Source()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	gave := make(chan error, 1)
+	go func() { gave <- s.Pause(ctx) }()
+	require.Eventually(t, func() bool { // it is under way
+		if m.op.TryLock() {
+			m.op.Unlock()
+			return false
+		}
+		return true
+	}, time.Minute, time.Millisecond)
+	exits := func() uint64 { return m.vcpus[0].exits.Load() }
+	for range 5 {
+		was := exits()
+		require.Eventually(t, func() bool { return exits() > was }, time.Minute, time.Millisecond, "the guest stands still")
+	}
+	cancel(errors.New("enough"))
+	require.ErrorContains(t, <-gave, "enough")
+	require.Equal(t, StateRunning, m.State())
+	require.NoError(t, s.Resume())
+
+	close(out.open)
+	next, rep := move(t, m, migration.SendOptions{Verify: true}, out.console)
+	require.Equal(t, migration.Completed, rep.Status)
+	require.Equal(t, StateRunning, next.State())
+	out.waitFor(t, "beat", 3)
+}
