@@ -122,7 +122,7 @@ func infoText(info api.Info) string {
 			if p.Path != "" {
 				where = p.Path
 			}
-			line("console "+p.ID, "%s, %d bytes to the host, %d to the guest, %d discarded", where, p.Stats.BytesToHost, p.Stats.BytesToGuest, p.Stats.DiscardedBytes)
+			line("console "+p.ID, "%s, %d bytes to the host, %d to the guest, %d discarded, %d lost", where, p.Stats.BytesToHost, p.Stats.BytesToGuest, p.Stats.DiscardedBytes, p.Stats.LostBytes)
 		}
 	}
 	if v := info.Vsock; v != nil {

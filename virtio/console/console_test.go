@@ -3,6 +3,7 @@ package console_test
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -105,10 +106,11 @@ func TestInputWaits(t *testing.T) {
 	require.Equal(t, data, got)
 }
 
-// TestSlowReaderBlocksItsPortAlone, and what it did not take waits in the ring,
-// also across a move: another client gets exactly the rest.
+// TestSlowReaderBlocksItsPortAlone: a channel keeps every byte for its client. What it did not take waits in the ring,
+// also across a move: another client gets
+// exactly the rest.
 func TestSlowReaderBlocksItsPortAlone(t *testing.T) {
-	g := boot(t, 0, "", channel)
+	g := boot(t, 0, channel, "")
 	g.handshake()
 	slow, quick := g.connect(0, g.listen(0)), g.connect(1, g.listen(1))
 	want := make([]byte, 1<<20)
@@ -160,6 +162,72 @@ func TestSlowReaderBlocksItsPortAlone(t *testing.T) {
 	for g.rings[1].InFlight() > 0 {
 		g.wait(1)
 	}
+}
+
+// TestConsoleGivesUp: a client that connects to a console and never reads holds
+// the guest for a second, once. What is lost is counted, and said when the client
+// reads after all.
+func TestConsoleGivesUp(t *testing.T) {
+	g := boot(t, 0, "", channel)
+	g.handshake()
+	c := g.connect(0, g.listen(0))
+	chunk := bytes.Repeat([]byte("0123456789abcdef"), 4<<10)
+	began, sent := time.Now(), 0
+	send := func(p []byte) {
+		g.send(1, p)
+		sent += len(p)
+		g.wait(1)
+	}
+	for g.dev.Port(0).Stats.LostBytes == 0 {
+		require.Less(t, sent, 4<<20, "the socket never fills")
+		send(chunk)
+	}
+	require.GreaterOrEqual(t, time.Since(began), time.Second)
+	waits := g.dev.Port(0).Stats.Waits
+	for range 100 {
+		send([]byte("lost at once"))
+	}
+	// A client that types and does not read is no other.
+	_, err := c.Write([]byte("typed"))
+	require.NoError(t, err)
+	require.Equal(t, "typed", string(g.receive(0)))
+	send([]byte("lost too"))
+	require.Equal(t, waits, g.dev.Port(0).Stats.Waits, "it waited again")
+
+	// The client reads all that there is, and gets the next that comes.
+	said := []byte("again")
+	read := make(chan []byte, 1)
+	go func() {
+		var got []byte
+		b := make([]byte, 64<<10)
+		for !bytes.HasSuffix(got, said) {
+			n, err := c.Read(b)
+			if err != nil {
+				break
+			}
+			got = append(got, b[:n]...)
+		}
+		read <- got
+	}()
+	before := g.dev.Port(0).Stats.BytesToHost
+	require.Eventually(t, func() bool {
+		send(said)
+		return g.dev.Port(0).Stats.BytesToHost > before
+	}, patience, time.Millisecond)
+	got := <-read
+	s := g.dev.Port(0).Stats
+	require.EqualValues(t, sent, s.BytesToHost+s.LostBytes)
+	require.Zero(t, s.DiscardedBytes)
+	require.Equal(t, fmt.Sprintf("\r\n[godwit: %d bytes of console output lost]\r\nagain", s.LostBytes), string(got[before:]))
+	for i := range got[:before] {
+		require.Equal(t, chunk[i%len(chunk)], got[i])
+	}
+
+	// The next client has missed nothing.
+	require.NoError(t, c.Close())
+	require.Equal(t, message{0, portOpen, 0, ""}, g.hear())
+	send([]byte("nobody"))
+	require.EqualValues(t, 6, g.dev.Port(0).Stats.DiscardedBytes)
 }
 
 // TestOldDriver knows one port and no control queues.

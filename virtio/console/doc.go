@@ -26,6 +26,8 @@
 //
 //   - Output that a client does not take stays in the guest's buffer, which stays
 //     in the ring; how much of it has left is remembered. Other ports go on.
+//     A console's waits for a second at most while the client takes nothing; then
+//     it is lost, and counted, until the client reads again: see stall.go.
 //   - Output with nobody there is discarded and counted, as on a serial line.
 //   - Input stays in the socket while the guest has no buffer or has not opened
 //     the port, so the sender waits.

@@ -30,6 +30,7 @@ type host struct {
 	watch    *hostpoll.Watch // nil for a regular file
 	sink     bool            // there is no input from it
 	closed   bool
+	stall    stall
 }
 
 func (h *host) init(p *port) { h.port, h.fd = p, -1 }
@@ -133,7 +134,10 @@ func (h *host) take(fd int, sink bool) error {
 		return unix.EBADF
 	}
 	h.drop()
-	w, err := h.port.dev.poll.Add(fd, func(uint32) { h.port.wake() })
+	w, err := h.port.dev.poll.Add(fd, func(events uint32) {
+		h.polled(events)
+		h.port.wake()
+	})
 	if err != nil && !(sink && errors.Is(err, unix.EPERM)) {
 		return err
 	}
@@ -153,6 +157,7 @@ func (h *host) drop() {
 	}
 	_ = unix.Close(h.fd) // nothing more is to be said
 	h.fd, h.watch = -1, nil
+	h.stall.forget()
 	h.port.setHostOpen(false)
 }
 
@@ -179,19 +184,28 @@ func (h *host) read(v *hostpoll.Vec) (int, error) {
 }
 
 // write takes output. unix.EAGAIN says that the workers are kicked once there is
-// room; any other error that nobody is there.
-func (h *host) write(v *hostpoll.Vec) (int, error) {
+// room, errStalled that it is lost because a console's does not wait for longer,
+// any other error that nobody is there. left is how much of it there is.
+func (h *host) write(v *hostpoll.Vec, left uint64) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.fd < 0 {
+	switch {
+	case h.fd < 0:
 		return 0, errNobody
+	case h.stall.givenUp:
+		return h.lose(left)
 	}
+	h.confess()
 	n, err := v.Write(h.fd)
 	switch {
 	case errors.Is(err, unix.EAGAIN) && h.watch != nil:
 		h.watch.Arm(hostpoll.Out)
+		if h.port.name == "" && h.late() {
+			return h.lose(left)
+		}
 		return 0, unix.EAGAIN
 	case err == nil && n > 0:
+		h.stall.end()
 		return n, nil
 	case err == nil:
 		err = errEnd

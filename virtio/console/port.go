@@ -125,14 +125,17 @@ func (p *port) transmit(l *line) error {
 			p.sent = 0
 			return true, l.push(c, 0)
 		}
-		done, err := p.host.write(&p.wv)
+		left := uint64(queue.Len(c.Readable())) - uint64(p.sent)
+		done, err := p.host.write(&p.wv, left)
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 			p.stats.waits.Add(1)
 			l.q.PutBack(c)
 			return false, nil
-		case err != nil: // nobody is there
-			p.stats.discarded.Add(uint64(queue.Len(c.Readable())) - uint64(p.sent))
+		case err != nil:
+			if !errors.Is(err, errStalled) { // nobody is there
+				p.stats.discarded.Add(left)
+			}
 			p.sent = 0
 			return true, l.push(c, 0)
 		}
@@ -152,9 +155,10 @@ func (p *port) transmit(l *line) error {
 func (p *port) emergency(b byte) {
 	var v hostpoll.Vec
 	v.Append([][]byte{{b}}, 0, 1)
-	if _, err := p.host.write(&v); err != nil {
+	switch _, err := p.host.write(&v, 1); {
+	case err == nil:
+		p.stats.bytesToHost.Add(1)
+	case !errors.Is(err, errStalled):
 		p.stats.discarded.Add(1)
-		return
 	}
-	p.stats.bytesToHost.Add(1)
 }
