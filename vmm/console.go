@@ -120,9 +120,10 @@ type ConsoleInfo struct {
 type ConsolePortInfo struct {
 	ID        string         `json:"id"`
 	Name      string         `json:"name,omitempty"`
-	Path      string         `json:"path,omitempty"` // here; none where nobody can connect
-	Connected bool           `json:"connected"`      // somebody is behind it
-	GuestOpen bool           `json:"guest_open"`     // the guest's side is open
+	Path      string         `json:"path,omitempty"`  // here; none where nobody can connect
+	Fault     string         `json:"fault,omitempty"` // why nothing is behind it at Path
+	Connected bool           `json:"connected"`       // somebody is behind it
+	GuestOpen bool           `json:"guest_open"`      // the guest's side is open
 	Columns   uint16         `json:"columns,omitempty"`
 	Rows      uint16         `json:"rows,omitempty"`
 	Stats     vconsole.Stats `json:"stats"`
@@ -131,11 +132,12 @@ type ConsolePortInfo struct {
 // consoles is the machine's virtio-console device.
 type consoles struct {
 	plainPart
-	specs []Console
-	paths []string // what is, or is to be, behind each port here
-	open  []bool   // and is
-	stdio func() (fd int, err error)
-	dev   *vconsole.Device
+	specs  []Console
+	paths  []string // what is, or is to be, behind each port here
+	open   []bool   // and is
+	faults []error  // what kept claim from opening it
+	stdio  func() (fd int, err error)
+	dev    *vconsole.Device
 }
 
 var _ part = (*consoles)(nil)
@@ -143,7 +145,7 @@ var _ part = (*consoles)(nil)
 // newConsoles makes the device. What is behind its ports is opened at once,
 // except for an incoming machine, whose source may listen at the same paths.
 func newConsoles(specs []Console, a assembly) (_ part, err error) {
-	c := &consoles{specs: specs, stdio: a.stdio, open: make([]bool, len(specs))}
+	c := &consoles{specs: specs, stdio: a.stdio, open: make([]bool, len(specs)), faults: make([]error, len(specs))}
 	var ports []vconsole.Port
 	for _, s := range specs {
 		ports = append(ports, vconsole.Port{Name: s.Name})
@@ -167,6 +169,7 @@ func newConsoles(specs []Console, a assembly) (_ part, err error) {
 func (c *consoles) kind() string          { return "virtio-console" }
 func (c *consoles) name() string          { return c.specs[0].ID }
 func (c *consoles) device() virtio.Device { return c.dev }
+func (c *consoles) vital() bool           { return false }
 func (c *consoles) close() error          { return c.dev.Close() }
 
 // release makes the paths free for the destination, which may be on this host.
@@ -181,16 +184,27 @@ func (c *consoles) release() error {
 }
 
 func (c *consoles) claim() error {
+	var errs []error
 	for i, path := range c.paths {
 		if path == "" || c.open[i] {
 			continue
 		}
-		if err := c.connect(i, path); err != nil {
-			return fmt.Errorf("console %q: %w", c.specs[i].ID, err)
+		err := c.connect(i, path)
+		if err != nil {
+			err = fmt.Errorf("console %q: %w", c.specs[i].ID, err)
 		}
-		c.open[i] = true
+		c.open[i], c.faults[i] = err == nil, err
+		errs = append(errs, err)
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// faultText is a fault for Info.
+func faultText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 func (c *consoles) connect(i int, where string) error {
@@ -227,7 +241,7 @@ func (c *consoles) info(i *Info) {
 	for n, s := range c.specs {
 		p := c.dev.Port(n)
 		out.Ports = append(out.Ports, ConsolePortInfo{
-			ID: s.ID, Name: s.Name, Path: c.paths[n], Connected: p.Connected, GuestOpen: p.GuestOpen,
+			ID: s.ID, Name: s.Name, Path: c.paths[n], Fault: faultText(c.faults[n]), Connected: p.Connected, GuestOpen: p.GuestOpen,
 			Columns: p.Cols, Rows: p.Rows, Stats: p.Stats,
 		})
 	}

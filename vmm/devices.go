@@ -208,13 +208,17 @@ func (d *devices) expect() {
 }
 
 // claim takes it (again).
-func (d *devices) claim() error {
+func (d *devices) claim() error { return errors.Join(d.claimParts(true), d.claimParts(false)) }
+
+// claimParts is claim for those parts that the guest must have, or for the others.
+func (d *devices) claimParts(vital bool) error {
+	var errs []error
 	for _, p := range d.parts {
-		if err := p.claim(); err != nil {
-			return err
+		if p.vital() == vital {
+			errs = append(errs, p.claim())
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // follow tells the parts that the guest runs here now.

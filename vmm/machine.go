@@ -73,6 +73,8 @@ type Machine struct {
 	tscAligned     bool   // tscShift is known
 	released       bool   // disk locks and the like are given up to a destination
 	arrived        bool   // came from another host and has not run here yet
+
+	channelTimer *time.Timer // asks for channels again: see channels.go
 }
 
 // New assembles a machine and loads what it boots. The guest does not run yet.
@@ -270,6 +272,9 @@ func (m *Machine) Close() error {
 	defer m.op.Unlock()
 	if m.State() == StateClosed {
 		return nil
+	}
+	if m.channelTimer != nil {
+		m.channelTimer.Stop()
 	}
 	var err error
 	if m.throttle != nil {

@@ -189,6 +189,7 @@ func newNIC(spec NetworkInterface, a assembly) (_ part, err error) {
 func (n *nic) kind() string          { return "network" }
 func (n *nic) name() string          { return n.ID }
 func (n *nic) device() virtio.Device { return n.dev }
+func (n *nic) vital() bool           { return true }
 
 // release makes the tap quiet: the paused device reads and writes nothing, and
 // without carrier a bridge gives it nothing either. What the bridge knows of the

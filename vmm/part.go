@@ -24,6 +24,8 @@ type part interface {
 	// claim takes it: at a destination before the guest runs, at a source again
 	// after a migration that failed. Having it already is no error.
 	claim() error
+	// vital says that the guest must not run without what claim takes.
+	vital() bool
 	// follow says that a guest that came from elsewhere runs here now. It does
 	// not block: what takes long goes on in a goroutine that close ends.
 	follow()
@@ -38,5 +40,6 @@ type plainPart struct{}
 func (plainPart) release() error { return nil }
 func (plainPart) expect()        {}
 func (plainPart) claim() error   { return nil }
+func (plainPart) vital() bool    { return true }
 func (plainPart) follow()        {}
 func (plainPart) close() error   { return nil }

@@ -186,7 +186,8 @@ func (s *source) Release() error {
 	return s.m.dev.release()
 }
 
-// Reclaim implements migration.Source.
+// Reclaim implements migration.Source. The guest runs on without a channel whose
+// path cannot be had again; see channels.go.
 func (s *source) Reclaim() error {
 	s.m.op.Lock()
 	defer s.m.op.Unlock()
@@ -196,10 +197,11 @@ func (s *source) Reclaim() error {
 	if err := s.m.notTaken(); err != nil {
 		return err // the disks are the destination's, too
 	}
-	if err := s.m.dev.claim(); err != nil {
+	if err := s.m.dev.claimParts(true); err != nil {
 		return err
 	}
 	s.m.released = false
+	s.m.reclaimChannels(channelTries)
 	return nil
 }
 

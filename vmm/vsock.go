@@ -84,7 +84,8 @@ func resolveNew(prefixes []string, path string) (resolved string, ok bool) {
 // VsockInfo is the vsock device and what it has done.
 type VsockInfo struct {
 	GuestCID uint64       `json:"guest_cid"`
-	Path     string       `json:"path,omitempty"` // here; none where nobody can connect
+	Path     string       `json:"path,omitempty"`  // here; none where nobody can connect
+	Fault    string       `json:"fault,omitempty"` // why nobody can connect at Path
 	Stats    vvsock.Stats `json:"stats"`
 }
 
@@ -94,7 +95,9 @@ type vsock struct {
 	cid  uint64
 	path string // what is, or is to be, its path here; none if empty
 	open bool
-	dev  *vvsock.Device
+	// fault is what kept claim from opening it.
+	fault error
+	dev   *vvsock.Device
 }
 
 var _ part = (*vsock)(nil)
@@ -120,6 +123,7 @@ func newVsock(spec Vsock, a assembly) (_ part, err error) {
 func (v *vsock) kind() string          { return "vsock" }
 func (v *vsock) name() string          { return fmt.Sprint(v.cid) }
 func (v *vsock) device() virtio.Device { return v.dev }
+func (v *vsock) vital() bool           { return false }
 func (v *vsock) close() error          { return v.dev.Close() }
 
 // release makes the path free for the destination, which may be on this host.
@@ -139,12 +143,12 @@ func (v *vsock) claim() error {
 		err = v.dev.Listen(l, v.path)
 	}
 	if err != nil {
-		return fmt.Errorf("vsock: %w", err)
+		err = fmt.Errorf("vsock: %w", err)
 	}
-	v.open = true
-	return nil
+	v.open, v.fault = err == nil, err
+	return err
 }
 
 func (v *vsock) info(i *Info) {
-	i.Vsock = &VsockInfo{GuestCID: v.cid, Path: v.path, Stats: v.dev.Stats()}
+	i.Vsock = &VsockInfo{GuestCID: v.cid, Path: v.path, Fault: faultText(v.fault), Stats: v.dev.Stats()}
 }

@@ -118,19 +118,13 @@ func infoText(info api.Info) string {
 	}
 	if c := info.Console; c != nil {
 		for _, p := range c.Ports {
-			where := "nobody can connect"
-			if p.Path != "" {
-				where = p.Path
-			}
-			line("console "+p.ID, "%s, %d bytes to the host, %d to the guest, %d discarded, %d lost", where, p.Stats.BytesToHost, p.Stats.BytesToGuest, p.Stats.DiscardedBytes, p.Stats.LostBytes)
+			line("console "+p.ID, "%s, %d bytes to the host, %d to the guest, %d discarded, %d lost",
+				place(p.Path, p.Fault), p.Stats.BytesToHost, p.Stats.BytesToGuest, p.Stats.DiscardedBytes, p.Stats.LostBytes)
 		}
 	}
 	if v := info.Vsock; v != nil {
-		where := "nobody can connect"
-		if v.Path != "" {
-			where = v.Path
-		}
-		line("vsock", "CID %d, %s, %d connections, %d bytes to the host, %d to the guest", v.GuestCID, where, v.Stats.Open, v.Stats.BytesToHost, v.Stats.BytesToGuest)
+		line("vsock", "CID %d, %s, %d connections, %d bytes to the host, %d to the guest",
+			v.GuestCID, place(v.Path, v.Fault), v.Stats.Open, v.Stats.BytesToHost, v.Stats.BytesToGuest)
 	}
 	line("serial", "%d bytes written, %d lost", info.Serial.WrittenBytes, info.Serial.LostBytes)
 	for _, m := range info.BootMarks {
@@ -141,4 +135,15 @@ func infoText(info api.Info) string {
 		line("boot mark", "%d after %.1f ms%s", m.Code, float64(m.AtUS)/1000, times)
 	}
 	return b.String()
+}
+
+// place says where the host's programs reach a channel of the guest.
+func place(path, fault string) string {
+	switch {
+	case fault != "":
+		return "nobody can connect (" + fault + ")"
+	case path == "":
+		return "nobody can connect"
+	}
+	return path
 }
