@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"godwit/unixsocket"
 	"godwit/virtio"
 	vconsole "godwit/virtio/console"
@@ -138,6 +136,9 @@ type consoles struct {
 	faults []error  // what kept claim from opening it
 	stdio  func() (fd int, err error)
 	dev    *vconsole.Device
+
+	incoming bool
+	made     []madeFile // by a machine that has not run here yet
 }
 
 var _ part = (*consoles)(nil)
@@ -145,7 +146,7 @@ var _ part = (*consoles)(nil)
 // newConsoles makes the device. What is behind its ports is opened at once,
 // except for an incoming machine, whose source may listen at the same paths.
 func newConsoles(specs []Console, a assembly) (_ part, err error) {
-	c := &consoles{specs: specs, stdio: a.stdio, open: make([]bool, len(specs)), faults: make([]error, len(specs))}
+	c := &consoles{specs: specs, incoming: a.incoming, stdio: a.stdio, open: make([]bool, len(specs)), faults: make([]error, len(specs))}
 	var ports []vconsole.Port
 	for _, s := range specs {
 		ports = append(ports, vconsole.Port{Name: s.Name})
@@ -170,7 +171,19 @@ func (c *consoles) kind() string          { return "virtio-console" }
 func (c *consoles) name() string          { return c.specs[0].ID }
 func (c *consoles) device() virtio.Device { return c.dev }
 func (c *consoles) vital() bool           { return false }
-func (c *consoles) close() error          { return c.dev.Close() }
+
+// close takes back the empty files that it made for a guest that never came.
+func (c *consoles) close() error {
+	err := c.dev.Close()
+	for _, f := range c.made {
+		err = errors.Join(err, f.remove())
+	}
+	c.made = nil
+	return err
+}
+
+// follow keeps the files: they are the guest's now.
+func (c *consoles) follow() { c.made = nil }
 
 // release makes the paths free for the destination, which may be on this host.
 // Clients that are connected stay: they lose nothing if the migration fails.
@@ -220,9 +233,12 @@ func (c *consoles) connect(i int, where string) error {
 		}
 		return c.dev.Listen(i, l)
 	case "file":
-		fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_APPEND|unix.O_CLOEXEC|unix.O_NONBLOCK, 0o600)
+		fd, made, err := openOutput(path)
 		if err != nil {
-			return fmt.Errorf("open %q for output: %w", path, err)
+			return err
+		}
+		if made != nil && c.incoming {
+			c.made = append(c.made, *made)
 		}
 		return c.dev.Attach(i, fd, true)
 	}

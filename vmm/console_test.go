@@ -57,6 +57,44 @@ func TestConsolePathsGoToTheDestination(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
+// TestRefusedGuestLeavesNoFile: what claim made for a guest that did not come is
+// taken back, and nothing else is.
+func TestRefusedGuestLeavesNoFile(t *testing.T) {
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	require.NoError(t, os.WriteFile(path("old"), nil, 0o600))
+	names := []string{"new", "old", "written", "other", "gone"}
+	specs := make([]Console, len(names))
+	paths := map[string]string{}
+	specs = withConsoleDefaults(specs)
+	for i, n := range names {
+		paths[specs[i].ID] = "file:" + path(n)
+	}
+	arrive := func() part {
+		p, err := newConsoles(specs, assembly{incoming: true, consoles: paths})
+		require.NoError(t, err)
+		require.NoFileExists(t, path("new"))
+		require.NoError(t, p.claim())
+		require.FileExists(t, path("new"))
+		return p
+	}
+	p := arrive()
+	require.NoError(t, os.WriteFile(path("written"), []byte("x"), 0o600))
+	require.NoError(t, os.Rename(path("old"), path("other")))
+	require.NoError(t, os.WriteFile(path("old"), nil, 0o600))
+	require.NoError(t, os.Remove(path("gone")))
+	require.NoError(t, p.close())
+	require.NoFileExists(t, path("new"))
+	for _, n := range []string{"old", "written", "other"} {
+		require.FileExists(t, path(n))
+	}
+
+	p = arrive()
+	p.follow() // the guest runs here
+	require.NoError(t, p.close())
+	require.FileExists(t, path("new"))
+}
+
 func TestConsoleMapIsChecked(t *testing.T) {
 	list := []Console{{ID: "con0"}}
 	require.NoError(t, Incoming{Consoles: map[string]string{"con0": "unix:a"}}.checkConsoles(list))
