@@ -83,11 +83,17 @@ func eachChange(b *testing.B, f func(b *testing.B, base, page [][pageSize]byte))
 }
 
 func eachKernel(b *testing.B, f func(b *testing.B)) {
+	b.Run("avx512", func(b *testing.B) {
+		if !useAVX512 {
+			b.Skip("this CPU lacks what the assembly needs")
+		}
+		f(b)
+	})
 	b.Run("avx2", func(b *testing.B) {
 		if !useAVX2 {
 			b.Skip("this CPU lacks what the assembly needs")
 		}
-		f(b)
+		withoutAVX512(func() { f(b) })
 	})
 	b.Run("portable", func(b *testing.B) { portable(func() { f(b) }) })
 }

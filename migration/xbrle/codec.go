@@ -137,7 +137,7 @@ func (c *Codec) delta(p place, out, live *[pageSize]byte) policy.Encoding {
 		crc = checksum(p.page)
 	}
 	// A page whose CRC is 0 cannot be named as a base.
-	if size, ok := s.emit(out, s.findEdges(changed)); ok && crc != 0 {
+	if size, ok := s.encode(out, changed); ok && crc != 0 {
 		p.release(s.fold(p.page, changed, crc), c.round.Load())
 		return policy.Encoding{Data: out[:size], Base: crc}
 	}

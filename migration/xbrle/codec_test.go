@@ -29,8 +29,7 @@ func TestConformance(t *testing.T) {
 					return c
 				})
 			}
-			suite()
-			portable(suite)
+			withEach(suite)
 		})
 	}
 }

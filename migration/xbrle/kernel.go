@@ -12,6 +12,7 @@ const (
 	pageSize = policy.PageSize
 	lineSize = 64
 	lines    = pageSize / lineSize // one bit each in a word
+	words    = pageSize / 8
 
 	// maxGap is the longest run of equal bytes that becomes part of the literal
 	// around it. A run of its own costs two length bytes: a gap of 3 merged costs
@@ -20,18 +21,22 @@ const (
 	// maxEdges has room for a literal of one byte in every maxGap+2, start and
 	// end, and for what the assembly writes too much.
 	maxEdges = 2048
+	// denseLines is from how many changed lines on a page is encoded as a whole, in
+	// a time that hardly depends on its content. Below, visiting each run costs
+	// less.
+	denseLines = 20
 	// spare is how much may be read behind the snapshot: short literals are
-	// copied as if they had this length.
-	spare = 16
+	// copied as if they had 16 bytes. A line of it keeps what follows aligned.
+	spare = 64
 )
 
 // scratch is the working memory of one encoding, pooled because the stack would
 // be cleared for every page.
 type scratch struct {
-	masks [lines + 1]uint64 // a bit for each byte that differs; the last stays 0
-	edges [maxEdges]uint16  // starts and ends of literals, in turn
-
+	edges    [maxEdges]uint16       // starts and ends of literals, in turn
 	snapshot [pageSize + spare]byte // see snap
+	dense
+	masks [lines + 1]uint64 // a bit for each byte that differs; the last stays 0
 }
 
 // snap is the page as it was read, once.
@@ -46,6 +51,16 @@ func (s *scratch) diff(base, page *[pageSize]byte) (changed uint64) {
 	return diffGeneric(&s.masks, s.snap(), base, page)
 }
 
+// encode writes to dst the runs in which the snapshot differs from base, after
+// diff has found the changed lines, and gives their length, or false when they
+// would not be smaller than the page.
+func (s *scratch) encode(dst *[pageSize]byte, changed uint64) (int, bool) {
+	if useAVX512 && bits.OnesCount64(changed) >= denseLines {
+		return s.encodeDense(dst)
+	}
+	return s.emit(dst, s.findEdges(changed))
+}
+
 // findEdges turns the masks into the literals' starts and ends, gaps of up to
 // maxGap closed, and tells their number.
 func (s *scratch) findEdges(changed uint64) int {
@@ -58,8 +73,11 @@ func (s *scratch) findEdges(changed uint64) int {
 // fold makes base what the snapshot is and gives its CRC from the one it had, or 0
 // when it is cheaper to compute when asked for.
 func (s *scratch) fold(base *[pageSize]byte, changed uint64, crc uint32) uint32 {
+	if useAVX512 {
+		return crc ^ foldAVX512(base, s.snap(), changed, &wordShift)
+	}
 	if useAVX2 {
-		return crc ^ foldAVX2(base, s.snap(), changed, &lineShift)
+		return crc ^ foldAVX2(base, s.snap(), changed, &wordShift)
 	}
 	for c := changed; c != 0; c &= c - 1 {
 		at := bits.TrailingZeros64(c) * lineSize
@@ -121,10 +139,11 @@ func edgesGeneric(edges *[maxEdges]uint16, masks *[lines + 1]uint64, changed uin
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// lineShift holds for each line the power of x that moves the CRC of its 64
-// bytes to where the page's CRC has them: x^(8*bytes behind it - 33) modulo the
-// polynomial. 33 is what the multiplication and its reduction add.
-var lineShift = func() (shift [lines]uint64) {
+// wordShift holds for each word of 8 bytes the power of x that moves its CRC, or
+// that of bytes which end with it, to where the page's CRC has them: x^(8*bytes
+// behind it - 33) modulo the polynomial. 33 is what the multiplication and its
+// reduction add.
+var wordShift = func() (shift [words]uint64) {
 	v := uint32(1) << 31 // x^0, bits reflected
 	for range 33 {       // divide by x
 		if v>>31 != 0 {
@@ -133,9 +152,9 @@ var lineShift = func() (shift [lines]uint64) {
 			v <<= 1
 		}
 	}
-	for i := lines - 1; i >= 0; i-- {
+	for i := words - 1; i >= 0; i-- {
 		shift[i] = uint64(v)
-		for range 8 * lineSize { // multiply by x
+		for range 64 { // multiply by x
 			low := v & 1
 			v >>= 1
 			if low != 0 {

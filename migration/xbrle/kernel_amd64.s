@@ -153,7 +153,7 @@ done:
 	MOVQ DI, ret+24(FP)
 	RET
 
-// func foldAVX2(base, snap *[4096]byte, changed uint64, shift *[64]uint64) (crc uint32)
+// func foldAVX2(base, snap *[4096]byte, changed uint64, shift *[512]uint64) (crc uint32)
 //
 // CRC is linear: the CRC of the new page is that of the old one, XORed with the
 // CRC of each line's difference moved to its place. Moving is a carry-less
@@ -171,8 +171,8 @@ TEXT ·foldAVX2(SB), NOSPLIT, $0-36
 line:
 	TZCNTQ DX, CX
 	BLSRQ  DX, DX
-	VMOVQ  (BX)(CX*8), X1
 	SHLQ   $6, CX
+	VMOVQ  56(BX)(CX*1), X1  // of the line's last word
 	XORL   R8, R8
 #define WORD(OFF) \
 	MOVQ   OFF(SI)(CX*1), R9 \
@@ -204,7 +204,7 @@ folded:
 	VZEROUPPER
 	RET
 
-// func emitAVX2(dst *[4096]byte, snap *[4112]byte, edges *[2048]uint16, i, n, at, o int) (nextI, nextO int)
+// func emitAVX2(dst *[4096]byte, snap *[4160]byte, edges *[2048]uint16, i, n, at, o int) (nextI, nextO int)
 //
 // Writes runs while each is a gap below 128, a literal of at most 16 bytes, and
 // room for one copied as if it had 16. The literal's surplus is overwritten by

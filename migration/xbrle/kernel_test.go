@@ -17,7 +17,26 @@ func portable(f func()) {
 	was := useAVX2
 	useAVX2 = false
 	defer func() { useAVX2 = was }()
+	withoutAVX512(f)
+}
+
+// withoutAVX512 runs f with AVX2 alone, where the CPU has that.
+func withoutAVX512(f func()) {
+	was := useAVX512
+	useAVX512 = false
+	defer func() { useAVX512 = was }()
 	f()
+}
+
+// withEach runs f with whatever this CPU has, and without.
+func withEach(f func()) {
+	if useAVX512 {
+		f()
+	}
+	if useAVX2 {
+		withoutAVX512(f)
+	}
+	portable(f)
 }
 
 // pagePair draws a base and a changed page: random, structured and edge cases.
@@ -70,40 +89,95 @@ func literals(base, page *[pageSize]byte) (edges []uint16) {
 
 // encodeDelta is the codec's encoding without its cache.
 func encodeDelta(s *scratch, dst, base, page *[pageSize]byte) (int, bool) {
-	return s.emit(dst, s.findEdges(s.diff(base, page)))
+	return s.encode(dst, s.diff(base, page))
 }
 
-func checkPair(t require.TestingT, base, page [pageSize]byte) {
-	var fast, slow scratch
-	var fastOut, slowOut [pageSize]byte
-	n, smaller := encodeDelta(&fast, &fastOut, &base, &page)
-	var m int
-	var alsoSmaller bool
-	var slowEdges int
-	portable(func() {
-		changed := slow.diff(&base, &page)
-		slowEdges = slow.findEdges(changed)
-		m, alsoSmaller = slow.emit(&slowOut, slowEdges)
-		again := base
-		crc := slow.fold(&again, changed, 7)
-		require.True(t, page == again)
-		require.Equal(t, changed == 0, crc == 7)
-	})
-	require.True(t, *fast.snap() == page && *slow.snap() == page, "a snapshot is not the page")
-	require.True(t, slow.masks == fast.masks, "masks differ")
-	want := literals(&base, &page)
-	require.True(t, len(want) == slowEdges && len(want)+16 <= maxEdges)
-	require.True(t, slices.Equal(want, slow.edges[:len(want)]), "portable edges: want %v", want)
-	require.True(t, slices.Equal(want, fast.edges[:len(want)]), "assembly edges: want %v", want)
-	require.Equal(t, alsoSmaller, smaller)
-	require.True(t, n == m && bytes.Equal(slowOut[:m], fastOut[:n]), "assembly and portable encodings differ")
+// kernel is a way to encode a page and to bring the base up to date.
+type kernel struct {
+	name   string
+	with   func(f func())
+	encode func(s *scratch, dst, base, page *[pageSize]byte) (int, bool)
+}
 
-	crc := fast.fold(&base, fast.diff(&base, &page), crc32.Checksum(base[:], castagnoli))
-	require.True(t, page == base)
+// kernels are those that run here, the portable one first. "whole" encodes every
+// page as a whole that differs at all.
+func kernels() []kernel {
+	all := []kernel{{"portable", portable, encodeDelta}}
 	if useAVX2 {
-		require.Equal(t, crc32.Checksum(page[:], castagnoli), crc)
+		all = append(all, kernel{"avx2", withoutAVX512, encodeDelta})
 	}
+	if useAVX512 {
+		all = append(all,
+			kernel{"avx512", func(f func()) { f() }, encodeDelta},
+			kernel{"whole", func(f func()) { f() }, func(s *scratch, dst, base, page *[pageSize]byte) (int, bool) {
+				if changed := s.diff(base, page); changed != 0 {
+					return s.encodeDense(dst)
+				}
+				return 0, true
+			}})
+	}
+	return all
 }
+
+// checkPair checks that the kernels agree about two pages, and gives the
+// encoding's length, or false if there is none.
+func checkPair(t require.TestingT, base, page [pageSize]byte) (int, bool) {
+	want := literals(&base, &page)
+	require.LessOrEqual(t, len(want)+16, maxEdges)
+	var first []byte
+	var masks [lines + 1]uint64
+	var smaller bool
+	for i, k := range kernels() {
+		k.with(func() {
+			// A memory of before, as the pool gives it: nothing may depend on it.
+			s := dirtyScratch
+			// dst, with nothing that may be written on either side.
+			var room [pageSize + 2*guard]byte
+			for i := range guard {
+				room[i], room[guard+pageSize+i] = 0xa5, 0xa5
+			}
+			n, ok := k.encode(&s, (*[pageSize]byte)(room[guard:]), &base, &page)
+			for _, side := range [][]byte{room[:guard], room[guard+pageSize:]} {
+				require.Equal(t, guard, bytes.Count(side, []byte{0xa5}), "%s wrote outside dst", k.name)
+			}
+			require.True(t, *s.snap() == page, "%s: the snapshot is not the page", k.name)
+			enc := room[guard:][:n]
+			if i == 0 {
+				first, masks, smaller = append(first, enc...), s.masks, ok
+			}
+			require.True(t, masks == s.masks, "%s: masks differ", k.name)
+			require.Equal(t, smaller, ok, k.name)
+			require.True(t, bytes.Equal(first, enc), "%s: another encoding", k.name)
+
+			changed := s.diff(&base, &page)
+			edges := s.edges[:s.findEdges(changed)]
+			require.True(t, slices.Equal(want, edges), "%s: edges: want %v, found %v", k.name, want, edges)
+			again := base
+			crc := s.fold(&again, changed, crc32.Checksum(base[:], castagnoli))
+			require.True(t, page == again, "%s: the base is not the page", k.name)
+			if changed == 0 || useAVX2 {
+				require.Equal(t, crc32.Checksum(page[:], castagnoli), crc, k.name)
+			} else {
+				require.Zero(t, crc, "%s: to be computed when asked for", k.name)
+			}
+		})
+	}
+	return len(first), smaller
+}
+
+const guard = 128
+
+// dirtyScratch is what the pool may give: used, for the worst pages there are.
+var dirtyScratch = func() (s scratch) {
+	var base, page, dst [pageSize]byte
+	for i := 0; i < pageSize; i += maxGap + 2 {
+		page[i] = 1
+	}
+	for _, k := range kernels() {
+		k.with(func() { k.encode(&s, &dst, &base, &page) })
+	}
+	return s
+}()
 
 func checkRoundTrip(t require.TestingT, base, page [pageSize]byte) {
 	var s scratch

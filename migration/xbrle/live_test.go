@@ -58,8 +58,7 @@ func TestLivePage(t *testing.T) {
 			require.False(t, p.send(gfn, page), "nothing has changed since the last look")
 		}
 	}
-	play()
-	portable(play)
+	withEach(play)
 }
 
 // TestNoAllocation: the steady state allocates nothing. The race detector makes

@@ -26,7 +26,7 @@ func (RLE) EncodeTo(dst []byte, _ uint64, page []byte) policy.Encoding {
 	s := scratches.Get().(*scratch)
 	defer scratches.Put(s)
 	changed := s.diff(&zeroPage, (*[pageSize]byte)(page))
-	if n, ok := s.emit((*[pageSize]byte)(dst), s.findEdges(changed)); ok {
+	if n, ok := s.encode((*[pageSize]byte)(dst), changed); ok {
 		return policy.Encoding{Data: dst[:n]}
 	}
 	return policy.Encoding{Data: page[:pageSize], Raw: true}
