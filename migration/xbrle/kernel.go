@@ -32,11 +32,14 @@ const (
 
 // scratch is the working memory of one encoding, pooled because the stack would
 // be cleared for every page.
+//
+// The order keeps the snapshot away from a page's boundary: with the same low
+// address bits as the page that is read, its stores would hold up the loads.
 type scratch struct {
-	edges    [maxEdges]uint16       // starts and ends of literals, in turn
-	snapshot [pageSize + spare]byte // see snap
 	dense
-	masks [lines + 1]uint64 // a bit for each byte that differs; the last stays 0
+	snapshot [pageSize + spare]byte // see snap
+	masks    [lines + 1]uint64      // a bit for each byte that differs; the last stays 0
+	edges    [maxEdges]uint16       // starts and ends of literals, in turn
 }
 
 // snap is the page as it was read, once.
