@@ -11,11 +11,21 @@ import (
 	"godwit/blockfile/qcow2"
 )
 
-// maxChain bounds how many images may lie behind one another.
-const maxChain = 32
+const (
+	// MaxChain is how many qcow2 images a disk may have, each behind the one
+	// before; a raw image may lie behind the last.
+	MaxChain = 32
+	// maxChainTables bounds the memory of all their L1 tables, bytes. One that maps
+	// 64 TiB by clusters of 64 KiB takes 2 MiB of it, the largest that the format
+	// knows 64 MiB.
+	maxChainTables = 128 << 20
+)
 
 // chain is the images from the top one down to the one being opened.
-type chain []fileID
+type chain struct {
+	files  []fileID
+	tables int64 // bytes of memory that their tables take
+}
 
 // fileID tells files apart, whatever their names.
 type fileID struct{ dev, ino uint64 }
@@ -24,18 +34,29 @@ type fileID struct{ dev, ino uint64 }
 func (c chain) with(r *raw, path string) (chain, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(r.fd, &st); err != nil {
-		return nil, fmt.Errorf("stat: %w", err)
+		return c, fmt.Errorf("stat: %w", err)
 	}
 	id := fileID{st.Dev, st.Ino}
-	for _, other := range c {
+	for _, other := range c.files {
 		if other == id {
-			return nil, fmt.Errorf("its backing files go round in a circle, back to %q", path)
+			return c, fmt.Errorf("its backing files go round in a circle, back to %q", path)
 		}
 	}
-	if len(c) == maxChain {
-		return nil, fmt.Errorf("more than %d backing files behind one another; merge some with qemu-img commit", maxChain)
+	if len(c.files) == MaxChain {
+		return c, fmt.Errorf("more than %d qcow2 images behind one another; merge some with qemu-img commit", MaxChain)
 	}
-	return append(c[:len(c):len(c)], id), nil
+	c.files = append(c.files[:len(c.files):len(c.files)], id)
+	return c, nil
+}
+
+// withTables adds what an image keeps in memory.
+func (c chain) withTables(h *qcow2.Header) (chain, error) {
+	c.tables += h.TableBytes()
+	if c.tables > maxChainTables {
+		return c, fmt.Errorf("the L1 tables of this image and of those before it take %d MiB of memory, more than the %d MiB that a disk may take; merge some with qemu-img commit, or convert them to larger clusters",
+			c.tables>>20, maxChainTables>>20)
+	}
+	return c, nil
 }
 
 // openBacking opens, read-only, what an image's header names; nil if nothing.

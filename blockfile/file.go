@@ -171,7 +171,7 @@ func open(path string, o Options) (File, error) {
 	if o.Overlay != nil {
 		return openOverlay(path, o)
 	}
-	return openFormat(path, o, nil)
+	return openFormat(path, o, chain{})
 }
 
 // openFormat opens an image behind those of c.

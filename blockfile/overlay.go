@@ -47,7 +47,7 @@ func openOverlay(path string, o Options) (_ File, err error) {
 	}
 	base := o
 	base.ReadOnly, base.Overlay = true, nil
-	f, err := openFormat(path, base, nil)
+	f, err := openFormat(path, base, chain{})
 	if err != nil {
 		return nil, err
 	}

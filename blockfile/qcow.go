@@ -43,11 +43,15 @@ func openQcow(path string, o Options, c chain) (_ *qcow, err error) {
 	if h.Size == 0 {
 		return nil, fmt.Errorf("a disk of no bytes; create it with a size")
 	}
+	if c, err = c.withTables(h); err != nil {
+		return nil, err
+	}
 	if q.backing, err = openBacking(h, path, o, c); err != nil {
 		return nil, err
 	}
 	q.header = h
 	opts := q.options()
+	opts.TableBytes = h.TableBytes() // it is read again, and may say something else
 	if o.NoLock {
 		q.img, err = qcow2.OpenUntrusted(q.host, opts)
 	} else {

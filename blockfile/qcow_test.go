@@ -2,6 +2,7 @@ package blockfile
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -149,6 +150,48 @@ func TestRawStaysRaw(t *testing.T) {
 	require.NotContains(t, err.Error(), "secret")
 }
 
+// TestChainTablesAreBounded: images with the largest L1 tables that the format
+// knows open as long as they fit one bound, which all of a chain share.
+func TestChainTablesAreBounded(t *testing.T) {
+	dir := t.TempDir()
+	var paths []string
+	for i := range 3 {
+		paths = append(paths, filepath.Join(dir, fmt.Sprint(i)))
+		o := qcow2.CreateOptions{Size: 128 << 30, ClusterBits: 9}
+		if i > 0 {
+			o.Backing, o.BackingFormat = paths[i-1], "qcow2"
+		}
+		createQcow(t, paths[i], o, nil)
+	}
+	for _, o := range []Options{{ReadOnly: true}, {ReadOnly: true, NoLock: true}} {
+		o.Format = FormatQcow2
+		f, err := Open(paths[1], o)
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+		_, err = Open(paths[2], o)
+		require.ErrorContains(t, err, "take 192 MiB of memory, more than the 128 MiB")
+		require.ErrorContains(t, err, paths[0])
+	}
+
+	// What was judged before the lock cannot be more behind it.
+	small := filepath.Join(dir, "small")
+	createQcow(t, small, qcow2.CreateOptions{Size: testSize}, nil)
+	f, err := Open(small, Options{Format: FormatQcow2, NoLock: true})
+	require.NoError(t, err)
+	defer f.Close()
+	host, err := OpenHost(small, Options{NoLock: true, ReadOnly: true})
+	require.NoError(t, err)
+	h, err := qcow2.ReadHeader(host)
+	require.NoError(t, err)
+	require.NoError(t, host.Close())
+	raw, err := os.OpenFile(small, os.O_RDWR, 0)
+	require.NoError(t, err)
+	_, err = raw.WriteAt(binary.BigEndian.AppendUint32(nil, h.L1Entries+1), 36)
+	require.NoError(t, err)
+	require.NoError(t, raw.Close())
+	require.ErrorContains(t, f.Lock(), "when it was opened first")
+}
+
 func TestBackingRefused(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
@@ -156,7 +199,7 @@ func TestBackingRefused(t *testing.T) {
 		createQcow(t, at(name), qcow2.CreateOptions{Size: testSize, Backing: backing, BackingFormat: format}, nil)
 		return at(name)
 	}
-	for i := range maxChain + 1 {
+	for i := range MaxChain + 1 {
 		mk(fmt.Sprintf("chain%d", i), fmt.Sprintf("chain%d", i+1), "qcow2")
 	}
 	for path, says := range map[string]string{

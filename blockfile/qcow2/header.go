@@ -100,6 +100,10 @@ func (h *Header) ClusterSize() int64 { return 1 << h.ClusterBits }
 // RefcountBits is the width of a reference count.
 func (h *Header) RefcountBits() int { return 1 << h.RefcountOrder }
 
+// TableBytes is how much memory an Image keeps for the L1 table, whatever is
+// cached: for each entry itself, and where its L2 table is.
+func (h *Header) TableBytes() int64 { return int64(h.L1Entries) * 2 * entrySize }
+
 // L1Needed is the number of L1 entries that a disk of Size bytes needs.
 func (h *Header) L1Needed() uint64 { return l1Needed(h.Size, h.ClusterBits) }
 

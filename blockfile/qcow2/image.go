@@ -36,9 +36,12 @@ type Options struct {
 	// Backing is the backing file, opened; nil for an image without one.
 	Backing Backing
 	// CacheBytes bounds the metadata caches; 0 is DefaultCache. At least four
-	// clusters are kept. The L1 table and the refcount table, at most 32 and
-	// 8 MiB, come on top.
+	// clusters are kept. The L1 table with its index (Header.TableBytes, at most
+	// 64 MiB) and, of an image that is written, the refcount table (8 MiB) come on
+	// top.
 	CacheBytes int
+	// TableBytes is the most that Header.TableBytes may be; 0 sets no limit.
+	TableBytes int64
 }
 
 // Image is an open image.
@@ -158,6 +161,9 @@ func (m *Image) load(forWriting bool) error {
 	first := m.h.Load() == nil
 	if !first && m.size != int64(h.Size) {
 		return fmt.Errorf("the disk had %d bytes when it was opened and has %d now", m.size, h.Size)
+	}
+	if most := m.o.TableBytes; most > 0 && h.TableBytes() > most {
+		return fmt.Errorf("its L1 table takes %d bytes of memory now, and %d when it was opened first; open it anew", h.TableBytes(), most)
 	}
 	if err := usable(h, forWriting); err != nil {
 		return err

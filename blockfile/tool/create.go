@@ -67,10 +67,17 @@ func (n *NewImage) check() error {
 		if below.BackingError != "" {
 			return fmt.Errorf("backing file of %q: %s", below.Path, below.BackingError)
 		}
+		images := 1
 		for b := below; b != nil; b = b.Backing {
+			if b.Format == Qcow2 {
+				images++
+			}
 			if sameFile(b.Path, n.Path) {
 				return wrong("%q is to show what lies behind the new image of that name, which would replace it; give the image another name", n.Path)
 			}
+		}
+		if images > blockfile.MaxChain {
+			return wrong("%d qcow2 images would lie behind one another, and a machine opens %d; merge some with qemu-img commit", images, blockfile.MaxChain)
 		}
 		if n.Size < 0 {
 			n.Size = below.VirtualSizeBytes

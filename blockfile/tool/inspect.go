@@ -15,9 +15,6 @@ const (
 	Qcow2 = "qcow2"
 )
 
-// maxChain bounds how far a chain of backing files is followed.
-const maxChain = 64
-
 // Info describes an image.
 type Info struct {
 	Path   string `json:"path"`
@@ -76,10 +73,13 @@ func detect(f *blockfile.HostFile) (string, error) {
 	return Raw, nil
 }
 
-// Inspect describes an image and the chain of its backing files. An empty
-// format leaves it to the file's first bytes.
-func Inspect(path, format string) (*Info, error) { return inspect(path, format, "flag", maxChain) }
+// Inspect describes an image and the chain of its backing files, as far as a
+// machine would open it. An empty format leaves it to the file's first bytes.
+func Inspect(path, format string) (*Info, error) {
+	return inspect(path, format, "flag", blockfile.MaxChain)
+}
 
+// inspect follows a chain of up to depth qcow2 images.
 func inspect(path, format, from string, depth int) (*Info, error) {
 	f, err := look(path)
 	if err != nil {
@@ -129,8 +129,8 @@ func (i *Info) readQcow2(f *blockfile.HostFile, depth int) error {
 		return nil
 	}
 	switch {
-	case depth == 0:
-		err = fmt.Errorf("more than %d images, or a circle", maxChain)
+	case depth <= 1 && h.BackingFormat != Raw:
+		err = fmt.Errorf("more than %d qcow2 images behind one another, or a circle", blockfile.MaxChain)
 	case h.BackingFormat == "":
 		err = fmt.Errorf("the image does not say the format of %q; set it with qemu-img rebase -u -F", h.Backing)
 	default:

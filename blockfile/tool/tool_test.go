@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -247,6 +248,49 @@ func TestBackingFileIsNoProtocol(t *testing.T) {
 	n.Backing = "./nbd:base"
 	require.NoError(t, Create(n))
 	require.Len(t, contents(t, n.Path, Qcow2), 1<<20)
+}
+
+// TestLongestChain: what Create makes, a machine opens, and Inspect shows it to
+// the end.
+func TestLongestChain(t *testing.T) {
+	for _, base := range []string{Raw, Qcow2} {
+		dir := t.TempDir()
+		at := func(i int) string { return filepath.Join(dir, fmt.Sprint(i)) }
+		require.NoError(t, Create(NewImage{Path: at(0), Format: base, Size: 1 << 20}))
+		images, err := 1, error(nil)
+		for format := base; err == nil; images++ {
+			err = Create(NewImage{Path: at(images), Format: Qcow2, Size: -1, Backing: at(images - 1), BackingFormat: format})
+			format = Qcow2
+		}
+		images--
+		require.ErrorIs(t, err, ErrOptions)
+		require.ErrorContains(t, err, "33 qcow2 images")
+		f, err := blockfile.Open(at(images-1), blockfile.Options{Format: blockfile.FormatQcow2})
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+		info, err := Inspect(at(images-1), "")
+		require.NoError(t, err)
+		n := 0
+		for ; info != nil; info = info.Backing {
+			require.Empty(t, info.BackingError)
+			n++
+		}
+		require.Equal(t, images, n)
+
+		// One that somebody else made longer is shown as far as it can be opened.
+		h, err := blockfile.CreateHost(at(images), blockfile.Options{})
+		require.NoError(t, err)
+		require.NoError(t, qcow2.Create(h, qcow2.CreateOptions{Size: 1 << 20, Backing: at(images - 1), BackingFormat: Qcow2}))
+		require.NoError(t, h.Close())
+		_, err = blockfile.Open(at(images), blockfile.Options{Format: blockfile.FormatQcow2})
+		require.ErrorContains(t, err, "more than 32")
+		info, err = Inspect(at(images), "")
+		require.NoError(t, err)
+		for info.Backing != nil {
+			info = info.Backing
+		}
+		require.Contains(t, info.BackingError, "more than 32")
+	}
 }
 
 func TestInspect(t *testing.T) {
