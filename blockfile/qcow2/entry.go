@@ -71,16 +71,22 @@ func (g *geometry) inPlace(entry uint64) (int64, bool) {
 	return off, err == nil && kind == Normal && entry&flagCopied != 0
 }
 
-// compressedPlace reads a compressed cluster descriptor: where its bytes begin,
-// and how many there are at most.
+// compressedExtent reads a compressed cluster descriptor: where its data begins,
+// and how many bytes there are at most (qcow2, Compressed Clusters Descriptor).
+func compressedExtent(e uint64, clusterBits uint32) (off, n uint64) {
+	x := 62 - (clusterBits - 8)
+	off = e & (1<<x - 1)
+	sectors := (e&(flagCompressed-1))>>x + 1
+	return off, sectors*sector - off%sector
+}
+
+// compressedPlace is compressedExtent for an entry that is to be believed.
 func (g *geometry) compressedPlace(entry uint64) (off, n int64, err error) {
-	x := 62 - (g.bits - 8)
-	off = int64(entry & (1<<x - 1))
-	sectors := int64(entry>>x&(1<<(g.bits-8)-1)) + 1
-	if off < g.cluster || off > maxOffset {
-		return 0, 0, broken("a compressed cluster at %d", off)
+	at, most := compressedExtent(entry, g.bits)
+	if at < uint64(g.cluster) || at > maxOffset {
+		return 0, 0, broken("a compressed cluster at %d", at)
 	}
-	return off, sectors*sector - off%sector, nil
+	return int64(at), int64(most), nil
 }
 
 // clusters gives the clusters of the file, from their first to their last, that

@@ -38,7 +38,7 @@ type Options struct {
 	// CacheBytes bounds the metadata caches; 0 is DefaultCache. At least four
 	// clusters are kept. The L1 table with its index (Header.TableBytes, at most
 	// 64 MiB) and, of an image that is written, the refcount table (8 MiB) come on
-	// top.
+	// top, and decompressed clusters (4 MiB).
 	CacheBytes int
 	// TableBytes is the most that Header.TableBytes may be; 0 sets no limit.
 	TableBytes int64
@@ -92,6 +92,7 @@ type Image struct {
 	freed   int64 // clusters in frees and flushed; read atomically without mu
 	scratch []byte
 
+	plain   plainCache
 	buffers sync.Pool // *[]byte of a cluster
 	codecs  decoders
 }
@@ -225,8 +226,9 @@ func usable(h *Header, forWriting bool) error {
 	return nil
 }
 
-// dropCaches needs mu.
+// dropCaches needs mu, and inflight exclusively.
 func (m *Image) dropCaches() {
+	m.plain.reset(m.g.cluster)
 	m.l2.clear()
 	for i := range m.tables {
 		m.tables[i].Store(nil)

@@ -203,16 +203,50 @@ func (m *Image) readBacking(bufs [][]byte, off, n int64) error {
 	return nil
 }
 
-// readCompressed decompresses a cluster and gives the part of it that begins
-// at in.
+// readCompressed gives the part of a compressed cluster that begins at in. It
+// needs inflight.
 func (m *Image) readCompressed(bufs [][]byte, entry uint64, in int64) error {
+	p, fill := m.plain.get(entry, m.g.cluster)
+	if p == nil { // all are in use
+		b := m.buffer()
+		defer m.buffers.Put(b)
+		err := m.decompress(*b, entry)
+		if err == nil {
+			copyTo(bufs, (*b)[in:])
+		}
+		return err
+	}
+	defer m.plain.put(p)
+	if fill {
+		err := m.decompress(p.data, entry)
+		m.plain.fill(p, err == nil)
+		if err != nil {
+			return err
+		}
+	}
+	copyTo(bufs, p.data[in:])
+	return nil
+}
+
+// tryCompressed is readCompressed where the cluster is decompressed already.
+func (m *Image) tryCompressed(bufs [][]byte, entry uint64, in int64) bool {
+	p := m.plain.have(entry)
+	if p == nil {
+		return false
+	}
+	copyTo(bufs, p.data[in:])
+	m.plain.put(p)
+	return true
+}
+
+// decompress reads a compressed cluster into dst.
+func (m *Image) decompress(dst []byte, entry uint64) error {
 	off, n, err := m.g.compressedPlace(entry)
 	if err != nil {
 		return err
 	}
-	stored, plain := m.buffer(), m.buffer()
+	stored := m.buffer()
 	defer m.buffers.Put(stored)
-	defer m.buffers.Put(plain)
 	// A compressed cluster may have one cluster's bytes and up to another's,
 	// but a writer that gains nothing stores it as it is.
 	src := *stored
@@ -223,14 +257,17 @@ func (m *Image) readCompressed(bufs [][]byte, entry uint64, in int64) error {
 	if err := readAt(m.host, src, off); err != nil {
 		return err
 	}
-	if err := m.codecs.decompress(m.g.compression, *plain, src); err != nil {
+	if err := m.codecs.decompress(m.g.compression, dst, src); err != nil {
 		return fmt.Errorf("%w: the compressed cluster at %d: %w", ErrCorrupt, off, err)
 	}
-	rest := (*plain)[in:]
-	for _, b := range bufs {
-		rest = rest[copy(b, rest):]
-	}
 	return nil
+}
+
+// copyTo fills bufs from src.
+func copyTo(bufs [][]byte, src []byte) {
+	for _, b := range bufs {
+		src = src[copy(b, src):]
+	}
 }
 
 // buffer is a cluster of aligned memory, to be put back.

@@ -55,10 +55,11 @@ func (m *Image) cachedExtent(off, n int64) (Extent, bool) {
 	return e, err == nil
 }
 
+// tryExtent needs inflight.
 func (m *Image) tryExtent(host Trier, bufs [][]byte, e Extent) (bool, error) {
 	switch {
 	case e.Kind == Compressed:
-		return false, nil
+		return m.tryCompressed(bufs, e.entry, e.Off&(m.g.cluster-1)), nil
 	case e.Kind == Normal:
 		return host.TryPreadv(bufs, e.Host)
 	case e.Kind == Unallocated && m.backed:

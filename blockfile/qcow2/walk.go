@@ -258,15 +258,6 @@ func (w *walker) l2Entry(e, times uint64) (now uint64, what string, bad fault) {
 	return now, what, bad
 }
 
-// compressedExtent is where the data of a compressed cluster may lie (qcow2,
-// Compressed Clusters Descriptor).
-func compressedExtent(e uint64, clusterBits uint32) (off, n uint64) {
-	x := 62 - (clusterBits - 8)
-	off = e & (1<<x - 1)
-	sectors := (e&(flagCompressed-1))>>x + 1
-	return off, sectors*sector - off&(sector-1)
-}
-
 // flags compares the copied flags of the active tables with the refcounts
 // (qcow2, L1 table entry, bit 63). With fix it makes them agree with the
 // references instead.
