@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"godwit/virtio"
 	"godwit/virtio/internal/drivertest"
 	"godwit/virtio/queue"
 )
@@ -39,7 +40,7 @@ func TestInflateAllocatesNothing(t *testing.T) {
 	q, err := queue.New(mem, ring.Config(true))
 	require.NoError(t, err)
 	n := &quiet{}
-	w := &worker{dev: d, q: q, notify: n}
+	w := &worker{Line: virtio.Line{Queue: q, Notifier: n, Workers: &d.workers}, dev: d}
 	w.answer = w.inflate
 	idx := uint16(0)
 	require.Zero(t, testing.AllocsPerRun(200, func() {

@@ -165,7 +165,7 @@ func (d *Device) Activate(a virtio.Activation) error {
 		if i < 0 || a.Queues[i] == nil {
 			continue
 		}
-		w := &worker{dev: d, q: a.Queues[i], notify: a.Notifier, keepPoison: keepPoison}
+		w := &worker{Line: virtio.Line{Queue: a.Queues[i], Notifier: a.Notifier, Workers: &d.workers}, dev: d, keepPoison: keepPoison}
 		switch role {
 		case roleInflate:
 			w.answer = w.inflate
@@ -226,9 +226,8 @@ func (d *Device) Resume() error {
 
 // worker serves one queue but that of statistics.
 type worker struct {
+	virtio.Line
 	dev        *Device
-	q          *queue.Queue
-	notify     virtio.Notifier
 	answer     func(*queue.Chain)
 	keepPoison bool
 	list       pageList
@@ -238,41 +237,10 @@ type worker struct {
 // serve answers chains until the queue is empty or the workers are to yield.
 // Nothing here fills a buffer: every answer has 0 bytes.
 func (w *worker) serve() {
-	if w.q.Stopped() {
-		return
-	}
-	if err := w.drain(); err != nil {
-		w.notify.NeedsReset(err)
-	}
-}
-
-func (w *worker) drain() error {
-	for {
-		if err := w.q.DisableNotification(); err != nil {
-			return err
-		}
-		for {
-			if w.dev.workers.Yield() {
-				return nil
-			}
-			c, err := w.q.Pop()
-			if err != nil {
-				return err
-			}
-			if c == nil {
-				break
-			}
+	w.Serve(func() error {
+		return w.Each(func(c *queue.Chain) (bool, error) {
 			w.answer(c)
-			notify, err := w.q.Push(c, 0)
-			if err != nil {
-				return err
-			}
-			if notify {
-				w.notify.Used()
-			}
-		}
-		if more, err := w.q.EnableNotification(); err != nil || !more {
-			return err
-		}
-	}
+			return true, w.Push(c, 0)
+		})
+	})
 }

@@ -105,7 +105,7 @@ func (p *polled) letGo() {
 		return
 	}
 	if err := p.ask(); err != nil {
-		p.w.notify.NeedsReset(err)
+		p.w.Notifier.NeedsReset(err)
 	}
 }
 
@@ -116,23 +116,14 @@ func (p *polled) ask() error {
 		return nil
 	}
 	p.held, p.due = nil, false
-	notify, err := p.w.q.Push(c, 0)
-	if notify {
-		p.w.notify.Used()
-	}
-	return err
+	return p.w.Push(c, 0)
 }
 
 // serve is the worker's.
 func (p *polled) serve() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.w.q.Stopped() {
-		return
-	}
-	if err := p.drain(); err != nil {
-		p.w.notify.NeedsReset(err)
-	}
+	p.w.Serve(p.drain)
 }
 
 func (p *polled) drain() error {
@@ -142,16 +133,9 @@ func (p *polled) drain() error {
 		}
 	}
 	for !p.w.dev.workers.Yield() {
-		c, err := p.w.q.Pop()
-		if err != nil {
+		c, err := p.w.Pop()
+		if err != nil || c == nil {
 			return err
-		}
-		if c == nil {
-			more, err := p.w.q.EnableNotification()
-			if err != nil || !more {
-				return err
-			}
-			continue
 		}
 		// A driver has one buffer. One that gives more gets the older ones back.
 		if err := p.ask(); err != nil {

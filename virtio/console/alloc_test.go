@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"godwit/virtio"
 	"godwit/virtio/internal/drivertest"
 	"godwit/virtio/queue"
 )
@@ -29,7 +30,7 @@ func TestTransferAllocatesNothing(t *testing.T) {
 
 	mem := drivertest.Memory(t, 1<<20)
 	arena := drivertest.NewArena(0x1000, 1<<20)
-	lines := [2]*line{}
+	lines := [2]*virtio.Line{}
 	offers := [2]func(){}
 	notify := &quiet{}
 	for i := range lines {
@@ -40,7 +41,7 @@ func TestTransferAllocatesNothing(t *testing.T) {
 		}
 		q, err := queue.New(mem, ring.Config(true))
 		require.NoError(t, err)
-		lines[i] = &line{dev: dev, q: q, notify: notify}
+		lines[i] = &virtio.Line{Queue: q, Notifier: notify, Workers: &dev.workers}
 		idx := uint16(0)
 		offers[i] = func() {
 			idx++
@@ -50,11 +51,11 @@ func TestTransferAllocatesNothing(t *testing.T) {
 	p, buf := dev.ports[0], make([]byte, 64)
 	got := testing.AllocsPerRun(200, func() {
 		offers[1]()
-		lines[1].serve(p.transmit)
+		lines[1].Serve(func() error { return p.transmit(lines[1]) })
 		_, _ = unix.Read(fds[1], buf)
 		_, _ = unix.Write(fds[1], buf)
 		offers[0]()
-		lines[0].serve(p.receive)
+		lines[0].Serve(func() error { return p.receive(lines[0]) })
 	})
 	if !raceEnabled {
 		require.Zero(t, got)

@@ -3,6 +3,7 @@ package console
 import (
 	"encoding/binary"
 
+	"godwit/virtio"
 	"godwit/virtio/queue"
 )
 
@@ -84,19 +85,13 @@ func (d *Device) pending() bool {
 }
 
 // tell serves the control receiveq.
-func (d *Device) tell(l *line) error {
+func (d *Device) tell(l *virtio.Line) error {
 	for !d.workers.Yield() && d.pending() {
-		c, err := l.q.Pop()
-		if err != nil {
+		c, err := l.Pop()
+		if err != nil || c == nil {
 			return err
 		}
-		if c == nil {
-			if more, err := l.q.EnableNotification(); err != nil || !more {
-				return err
-			}
-			continue
-		}
-		if err := l.push(c, d.tellOne(c)); err != nil {
+		if err := l.Push(c, d.tellOne(c)); err != nil {
 			return err
 		}
 	}
@@ -126,18 +121,18 @@ func (d *Device) tellOne(c *queue.Chain) uint32 {
 }
 
 // listen serves the control transmitq.
-func (d *Device) listen(l *line) error {
-	return l.each(func(c *queue.Chain) (bool, error) {
+func (d *Device) listen(l *virtio.Line) error {
+	return l.Each(func(c *queue.Chain) (bool, error) {
 		var b [controlSize]byte
 		if !c.Take(b[:]) {
 			d.guestErrors.Add(1)
-			return true, l.push(c, 0)
+			return true, l.Push(c, 0)
 		}
 		le := binary.LittleEndian
 		if !d.hear(le.Uint32(b[:]), le.Uint16(b[4:]), le.Uint16(b[6:])) {
 			d.guestErrors.Add(1)
 		}
-		return true, l.push(c, 0)
+		return true, l.Push(c, 0)
 	})
 }
 

@@ -125,12 +125,12 @@ func (d *Device) Activate(a virtio.Activation) error {
 	d.notify, d.kicks = a.Notifier, a.Kicks
 	d.multi = a.Features&featureMultiport != 0
 	d.mu.Unlock()
-	start := func(i int, serve func(*line) error) {
+	start := func(i int, serve func(*virtio.Line) error) {
 		if i >= len(a.Queues) || a.Queues[i] == nil {
 			return
 		}
-		l := &line{dev: d, q: a.Queues[i], notify: a.Notifier}
-		d.workers.Start(a.Kicks[i], func() { l.serve(serve) })
+		l := &virtio.Line{Queue: a.Queues[i], Notifier: a.Notifier, Workers: &d.workers}
+		d.workers.Start(a.Kicks[i], func() { l.Serve(func() error { return serve(l) }) })
 	}
 	for i, p := range d.ports {
 		if i > 0 && !d.multi {

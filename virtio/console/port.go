@@ -35,58 +35,6 @@ func newPort(d *Device, i int, cfg Port) *port {
 	return p
 }
 
-// line is a worker with its queue.
-type line struct {
-	dev    *Device
-	q      *queue.Queue
-	notify virtio.Notifier
-}
-
-func (l *line) serve(serve func(*line) error) {
-	if l.q.Stopped() {
-		return
-	}
-	if err := serve(l); err != nil {
-		l.notify.NeedsReset(err)
-	}
-}
-
-func (l *line) push(c *queue.Chain, written uint32) error {
-	notify, err := l.q.Push(c, written)
-	if notify {
-		l.notify.Used()
-	}
-	return err
-}
-
-// each pops chains for do until the queue is empty, do reports that it has put
-// one back to wait for the host, or the workers are to yield.
-func (l *line) each(do func(*queue.Chain) (goOn bool, err error)) error {
-	for {
-		if err := l.q.DisableNotification(); err != nil {
-			return err
-		}
-		for {
-			if l.dev.workers.Yield() {
-				return nil
-			}
-			c, err := l.q.Pop()
-			if err != nil {
-				return err
-			}
-			if c == nil {
-				break
-			}
-			if goOn, err := do(c); err != nil || !goOn {
-				return err
-			}
-		}
-		if more, err := l.q.EnableNotification(); err != nil || !more {
-			return err
-		}
-	}
-}
-
 // listens says whether the guest wants input. A driver without MULTIPORT cannot
 // say that its port is open.
 func (p *port) listens() bool {
@@ -96,56 +44,56 @@ func (p *port) listens() bool {
 }
 
 // receive serves the receiveq: input of the host.
-func (p *port) receive(l *line) error {
+func (p *port) receive(l *virtio.Line) error {
 	if !p.listens() {
 		return nil // PORT_OPEN kicks
 	}
-	return l.each(func(c *queue.Chain) (bool, error) {
+	return l.Each(func(c *queue.Chain) (bool, error) {
 		p.rv.Reset()
 		if p.rv.Append(c.Writable(), 0, 1<<30) == 0 {
 			p.dev.guestErrors.Add(1)
-			return true, l.push(c, 0)
+			return true, l.Push(c, 0)
 		}
 		n, err := p.host.read(&p.rv)
 		if err != nil || n == 0 {
-			l.q.PutBack(c)
+			l.Queue.PutBack(c)
 			return false, nil // what ends the wait kicks
 		}
 		p.stats.bytesToGuest.Add(uint64(n))
-		return true, l.push(c, uint32(n))
+		return true, l.Push(c, uint32(n))
 	})
 }
 
 // transmit serves the transmitq: output of the guest.
-func (p *port) transmit(l *line) error {
-	return l.each(func(c *queue.Chain) (bool, error) {
+func (p *port) transmit(l *virtio.Line) error {
+	return l.Each(func(c *queue.Chain) (bool, error) {
 		p.wv.Reset()
 		n := p.wv.Append(c.Readable(), int64(p.sent), 1<<30)
 		if n == 0 {
 			p.sent = 0
-			return true, l.push(c, 0)
+			return true, l.Push(c, 0)
 		}
 		left := uint64(queue.Len(c.Readable())) - uint64(p.sent)
 		done, err := p.host.write(&p.wv, left)
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 			p.stats.waits.Add(1)
-			l.q.PutBack(c)
+			l.Queue.PutBack(c)
 			return false, nil
 		case err != nil:
 			if !errors.Is(err, errStalled) { // nobody is there
 				p.stats.discarded.Add(left)
 			}
 			p.sent = 0
-			return true, l.push(c, 0)
+			return true, l.Push(c, 0)
 		}
 		p.stats.bytesToHost.Add(uint64(done))
 		p.sent += uint32(done)
 		if int64(p.sent) == queue.Len(c.Readable()) {
 			p.sent = 0
-			return true, l.push(c, 0)
+			return true, l.Push(c, 0)
 		}
-		l.q.PutBack(c)
+		l.Queue.PutBack(c)
 		return true, nil // and popped again for the rest
 	})
 }

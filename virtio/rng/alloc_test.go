@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"godwit/virtio"
 	"godwit/virtio/internal/drivertest"
 	"godwit/virtio/queue"
 )
@@ -34,7 +35,7 @@ func TestFillAllocatesNothing(t *testing.T) {
 	q, err := queue.New(mem, ring.Config(true))
 	require.NoError(t, err)
 	notify := &quiet{}
-	w := &worker{dev: dev, q: q, notify: notify}
+	w := &worker{Line: virtio.Line{Queue: q, Notifier: notify, Workers: &dev.workers}, dev: dev}
 	idx := uint16(0)
 	require.Zero(t, testing.AllocsPerRun(200, func() {
 		idx++

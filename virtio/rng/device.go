@@ -93,7 +93,7 @@ func (d *Device) Activate(a virtio.Activation) error {
 	d.alarm = time.AfterFunc(MaxRefill, func() { _ = kick.Signal() })
 	d.alarm.Stop()
 	d.mu.Unlock()
-	w := &worker{dev: d, q: a.Queues[0], notify: a.Notifier}
+	w := &worker{Line: virtio.Line{Queue: a.Queues[0], Notifier: a.Notifier, Workers: &d.workers}, dev: d}
 	d.workers.Start(kick, w.serve)
 	return nil
 }
@@ -153,32 +153,24 @@ func (d *Device) spend(n uint64) {
 
 // worker serves the requestq.
 type worker struct {
-	dev    *Device
-	q      *queue.Queue
-	notify virtio.Notifier
+	virtio.Line
+	dev *Device
 }
 
 // serve fills buffers until the queue is empty, the budget is, or the workers
 // are to yield.
-func (w *worker) serve() {
-	if w.q.Stopped() {
-		return
-	}
-	if err := w.drain(); err != nil {
-		w.notify.NeedsReset(err)
-	}
-}
+func (w *worker) serve() { w.Serve(w.drain) }
 
 func (w *worker) drain() error {
 	for {
-		if err := w.q.DisableNotification(); err != nil {
+		if err := w.Queue.DisableNotification(); err != nil {
 			return err
 		}
 		done, err := w.fillAll()
 		if err != nil || done {
 			return err
 		}
-		if more, err := w.q.EnableNotification(); err != nil || !more {
+		if more, err := w.Queue.EnableNotification(); err != nil || !more {
 			return err
 		}
 	}
@@ -188,23 +180,19 @@ func (w *worker) drain() error {
 func (w *worker) fillAll() (done bool, err error) {
 	for !w.dev.workers.Yield() {
 		// An empty queue must not count as a wait, nor set the alarm.
-		if ready, err := w.q.Ready(); err != nil || !ready {
+		if ready, err := w.Queue.Ready(); err != nil || !ready {
 			return false, err
 		}
 		budget := w.dev.budget()
 		if budget == 0 {
 			return true, nil
 		}
-		c, err := w.q.Pop()
+		c, err := w.Queue.Pop()
 		if err != nil || c == nil {
 			return false, err
 		}
-		notify, err := w.q.Push(c, w.fill(c, budget))
-		if err != nil {
+		if err := w.Push(c, w.fill(c, budget)); err != nil {
 			return false, err
-		}
-		if notify {
-			w.notify.Used()
 		}
 	}
 	return true, nil

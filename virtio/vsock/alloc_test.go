@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"godwit/virtio"
 	"godwit/virtio/internal/drivertest"
 	"godwit/virtio/queue"
 )
@@ -48,7 +49,7 @@ func TestTransferAllocatesNothing(t *testing.T) {
 		}
 		q, err := queue.New(mem, ring.Config(true))
 		require.NoError(t, err)
-		lines[i] = &line{dev: dev, q: q, notify: notify}
+		lines[i] = &line{Line: virtio.Line{Queue: q, Notifier: notify, Workers: &dev.workers}}
 		idx := uint16(0)
 		offers[i] = func() {
 			idx++
@@ -58,12 +59,12 @@ func TestTransferAllocatesNothing(t *testing.T) {
 	buf := make([]byte, 64)
 	got := testing.AllocsPerRun(200, func() {
 		offers[txQueue]()
-		lines[txQueue].serve(dev.transmit)
+		lines[txQueue].Serve(func() error { return dev.transmit(lines[txQueue]) })
 		_, _ = unix.Read(fds[1], buf)
 		_, _ = unix.Write(fds[1], buf)
 		cn.ready()
 		offers[rxQueue]()
-		lines[rxQueue].serve(dev.receive)
+		lines[rxQueue].Serve(func() error { return dev.receive(lines[rxQueue]) })
 	})
 	if !raceEnabled {
 		require.Zero(t, got)

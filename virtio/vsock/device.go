@@ -142,8 +142,8 @@ func (d *Device) Activate(a virtio.Activation) error {
 		if a.Queues[i] == nil {
 			continue
 		}
-		l := &line{dev: d, q: a.Queues[i], notify: a.Notifier}
-		d.workers.Start(a.Kicks[i], func() { l.serve(serve) })
+		l := &line{Line: virtio.Line{Queue: a.Queues[i], Notifier: a.Notifier, Workers: &d.workers}}
+		d.workers.Start(a.Kicks[i], func() { l.Serve(func() error { return serve(l) }) })
 	}
 	return nil
 }
@@ -201,41 +201,9 @@ func (d *Device) kick(queue int) {
 
 // line is a worker with its queue.
 type line struct {
-	dev    *Device
-	q      *queue.Queue
-	notify virtio.Notifier
-	head   [headerSize]byte
-	vec    hostpoll.Vec
-}
-
-func (l *line) serve(serve func(*line) error) {
-	if l.q.Stopped() {
-		return
-	}
-	if err := serve(l); err != nil {
-		l.notify.NeedsReset(err)
-	}
-}
-
-func (l *line) push(c *queue.Chain, written uint32) error {
-	notify, err := l.q.Push(c, written)
-	if notify {
-		l.notify.Used()
-	}
-	return err
-}
-
-// pop gives the next chain, and asks for a kick when there is none.
-func (l *line) pop() (*queue.Chain, error) {
-	for {
-		c, err := l.q.Pop()
-		if c != nil || err != nil {
-			return c, err
-		}
-		if more, err := l.q.EnableNotification(); err != nil || !more {
-			return nil, err
-		}
-	}
+	virtio.Line
+	head [headerSize]byte
+	vec  hostpoll.Vec
 }
 
 // put copies p to the front of a chain's writable part; it must have the room.

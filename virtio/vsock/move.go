@@ -49,7 +49,7 @@ func (d *Device) event(l *line) error {
 				return err
 			}
 		}
-		ready, err := l.q.NotifyBeyond(m.ready)
+		ready, err := l.Queue.NotifyBeyond(m.ready)
 		if err != nil || ready <= m.ready {
 			return err
 		}
@@ -63,18 +63,18 @@ func (d *Device) event(l *line) error {
 // the driver kicks when there is.
 func (d *Device) giveEvent(l *line) (given bool, err error) {
 	for {
-		c, err := l.pop()
+		c, err := l.Pop()
 		if err != nil || c == nil {
 			return false, err
 		}
 		// Before the driver can see the event, and answer it.
-		if d.move.ready, err = l.q.Available(); err != nil {
+		if d.move.ready, err = l.Queue.Available(); err != nil {
 			return false, err
 		}
 		var e [4]byte
 		if queue.Len(c.Writable()) < int64(len(e)) {
 			d.stats.badPackets.Add(1)
-			if err := l.push(c, 0); err != nil {
+			if err := l.Push(c, 0); err != nil {
 				return false, err
 			}
 			continue
@@ -84,7 +84,7 @@ func (d *Device) giveEvent(l *line) (given bool, err error) {
 		d.move.lost = false
 		d.mu.Unlock()
 		d.stats.transportResets.Add(1)
-		return true, l.push(c, uint32(len(e)))
+		return true, l.Push(c, uint32(len(e)))
 	}
 }
 

@@ -12,24 +12,24 @@ import (
 // receive serves the rx queue: packets for the guest.
 func (d *Device) receive(l *line) error {
 	for !d.workers.Yield() && d.busy() {
-		c, err := l.pop()
+		c, err := l.Pop()
 		if err != nil || c == nil {
 			return err
 		}
 		room := queue.Len(c.Writable())
 		if room < headerSize {
 			d.stats.badPackets.Add(1)
-			if err := l.push(c, 0); err != nil {
+			if err := l.Push(c, 0); err != nil {
 				return err
 			}
 			continue
 		}
 		n := d.fill(l, c, room)
 		if n == 0 {
-			l.q.PutBack(c)
+			l.Queue.PutBack(c)
 			continue
 		}
-		if err := l.push(c, n); err != nil {
+		if err := l.Push(c, n); err != nil {
 			return err
 		}
 	}

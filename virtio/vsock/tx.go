@@ -17,12 +17,12 @@ func (d *Device) transmit(l *line) error {
 		if !d.ready() {
 			return nil // the rx queue kicks
 		}
-		c, err := l.pop()
+		c, err := l.Pop()
 		if err != nil || c == nil {
 			return err
 		}
 		d.handle(l, c)
-		if err := l.push(c, 0); err != nil {
+		if err := l.Push(c, 0); err != nil {
 			return err
 		}
 	}
