@@ -89,18 +89,7 @@ func (o SendOptions) withDefaults() (SendOptions, error) {
 	if o.DowntimeLimit == 0 {
 		o.DowntimeLimit = DefaultDowntimeLimit
 	}
-	if o.Silence == 0 {
-		o.Silence = DefaultSilence
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.Clock == nil {
-		o.Clock = BootTime
-	}
-	if o.OnProgress == nil {
-		o.OnProgress = func(Progress) {}
-	}
+	defaultsOfBoth(&o.Silence, &o.Log, &o.Clock, &o.OnProgress)
 	o.Policies = o.Policies.Defaults()
 	switch {
 	case o.Mode != PreCopy && o.Mode != StopAndCopy:
@@ -142,24 +131,13 @@ type ReceiveOptions struct {
 }
 
 func (o ReceiveOptions) withDefaults() (ReceiveOptions, error) {
-	if o.Silence == 0 {
-		o.Silence = DefaultSilence
-	}
 	if o.Stall == 0 {
 		o.Stall = DefaultStall
 	}
 	if o.Lease == 0 {
 		o.Lease = DefaultLease
 	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.Clock == nil {
-		o.Clock = BootTime
-	}
-	if o.OnProgress == nil {
-		o.OnProgress = func(Progress) {}
-	}
+	defaultsOfBoth(&o.Silence, &o.Log, &o.Clock, &o.OnProgress)
 	if o.Lease < minLease || o.Lease > maxLease {
 		return o, fmt.Errorf("%w: lease %v, must be %v to %v", ErrOptions, o.Lease, minLease, maxLease)
 	}
@@ -167,6 +145,22 @@ func (o ReceiveOptions) withDefaults() (ReceiveOptions, error) {
 		return o, fmt.Errorf("%w: timeout %v is negative", ErrOptions, o.Timeout)
 	}
 	return o, checkSilence(o.Silence)
+}
+
+// defaultsOfBoth fills in what the options of both ends have.
+func defaultsOfBoth(silence *time.Duration, log **slog.Logger, clock *func() time.Duration, onProgress *func(Progress)) {
+	if *silence == 0 {
+		*silence = DefaultSilence
+	}
+	if *log == nil {
+		*log = slog.New(slog.DiscardHandler)
+	}
+	if *clock == nil {
+		*clock = BootTime
+	}
+	if *onProgress == nil {
+		*onProgress = func(Progress) {}
+	}
 }
 
 func checkBandwidth(b int64, streams int) error {
