@@ -30,7 +30,11 @@ func (e *engine) commit() error {
 	if err := e.link.send(wire.TypePrepare, 0, prepare.Append(nil)); err != nil {
 		return err
 	}
-	body, err := e.link.expect(e.ctx, wire.TypeReady)
+	// A READY that takes longer than any lease comes too late for GO, and the guest
+	// stands still meanwhile.
+	ctx, cancel := context.WithTimeoutCause(e.ctx, maxLease, fmt.Errorf("%w: the destination lives, but did not get ready in %v", ErrStalled, maxLease))
+	defer cancel()
+	body, err := e.link.expect(ctx, wire.TypeReady)
 	if err != nil {
 		return err
 	}

@@ -25,8 +25,8 @@ var (
 	// ErrSilence says that the peer sent no sign of life for too long. It comes
 	// together with ErrConnection.
 	ErrSilence = errors.New("peer is silent")
-	// ErrStalled says that a source shows that it lives, and brings nothing.
-	ErrStalled = errors.New("the source makes no progress")
+	// ErrStalled says that the other side shows that it lives, and does nothing.
+	ErrStalled = errors.New("the other side makes no progress")
 	// ErrCancelled says that the user cancelled, before GO.
 	ErrCancelled = errors.New("migration cancelled")
 	// ErrTimeout says that the migration took longer than its Timeout.

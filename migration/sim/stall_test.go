@@ -93,6 +93,33 @@ func TestStalledSource(t *testing.T) {
 	}
 }
 
+// A destination that never gets ready does not keep the guest paused for ever.
+func TestStalledDestination(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 600)
+		r.put(1, 1)
+		r.host.Hook(func(m string) {
+			if m == "LoadState" {
+				time.Sleep(time.Hour)
+			}
+		})
+		began := time.Now()
+		var gaveUp time.Duration
+		r.send.OnProgress = func(p migration.Progress) {
+			if p.Phase == migration.PhaseUndo && gaveUp == 0 {
+				gaveUp = time.Since(began)
+			}
+		}
+		res, _ := r.over(plain)
+		require.ErrorIs(t, res.sendErr, migration.ErrStalled)
+		require.NotZero(t, gaveUp)
+		require.Less(t, gaveUp, 11*time.Minute)
+		require.Error(t, res.recvErr)
+		require.NoError(t, r.src.Unharmed())
+		require.NoError(t, r.world.Check())
+	})
+}
+
 // A source that takes its time is no source that hangs: every byte of a page
 // counts.
 func TestSlowIsNoStall(t *testing.T) {
