@@ -87,44 +87,10 @@ func (e *engine) announce() error {
 	return e.link.sendChunks(wire.TypeExtents, wire.AppendExtents(nil, e.pending.extents()))
 }
 
-// earlyLook is for how long the guest is watched before round 1, for a codec that
-// wants to know which pages are hot.
-const earlyLook = 50 * time.Millisecond
-
-// lookEarly shows an Observer what the guest writes before anything is sent. A
-// log that begins with every bit set (KVM_DIRTY_LOG_INITIALLY_SET) tells nothing
-// yet, and then there is no look.
-func (e *engine) lookEarly() error {
-	o, ok := e.o.Policies.Codec.(policy.Observer)
-	if !ok {
-		return nil
-	}
-	early := make(Bitmap, e.mem.words)
-	if err := e.src.Dirty(early); err != nil {
-		return fmt.Errorf("read dirty log: %w", err)
-	}
-	if early.Count() > e.pending.Count()/2 {
-		return nil
-	}
-	t := time.NewTimer(earlyLook)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-e.ctx.Done():
-		return cancelCause(e.ctx)
-	}
-	if err := e.src.Dirty(early); err != nil {
-		return fmt.Errorf("read dirty log: %w", err)
-	}
-	e.mem.clip(early)
-	o.Observe(e.last, early.drain(nil))
-	return nil
-}
-
 // takeDirty adds what was written and not sent since to the pages to send.
 func (e *engine) takeDirty() error {
-	if err := e.src.Dirty(e.pending); err != nil {
-		return fmt.Errorf("read dirty log: %w", err)
+	if err := e.readLog(e.pending); err != nil {
+		return err
 	}
 	e.mem.clip(e.pending)
 	return nil

@@ -31,11 +31,11 @@ const (
 )
 
 var (
-	_ policy.ScratchCodec = (*Codec)(nil)
-	_ policy.Chooser      = (*Codec)(nil)
-	_ policy.Observer     = (*Codec)(nil)
-	_ policy.LinkObserver = (*Codec)(nil)
-	_ io.Closer           = (*Codec)(nil)
+	_ policy.ScratchCodec  = (*Codec)(nil)
+	_ policy.Chooser       = (*Codec)(nil)
+	_ policy.EarlyObserver = (*Codec)(nil)
+	_ policy.LinkObserver  = (*Codec)(nil)
+	_ io.Closer            = (*Codec)(nil)
 )
 
 func init() {
@@ -51,7 +51,7 @@ func init() {
 // deltas is what Codec needs of xbrle.
 type deltas interface {
 	policy.ScratchCodec
-	policy.Observer
+	policy.EarlyObserver
 	io.Closer
 	Kept(dst []byte, gfn uint64) bool
 }
@@ -208,6 +208,9 @@ func (c *Codec) Forget(gfn uint64) { c.deltas.Forget(gfn) }
 
 // Observe tells xbrle which pages are written.
 func (c *Codec) Observe(r policy.Round, dirty []uint64) { c.deltas.Observe(r, dirty) }
+
+// NeedsEarly is xbrle's.
+func (c *Codec) NeedsEarly() bool { return c.deltas.NeedsEarly() }
 
 // ObserveLink sets what the choices are weighed by from now on. A speed that is
 // not above 0 stands for a link not known.

@@ -186,3 +186,11 @@ func TestRegions(t *testing.T) {
 		require.Equal(t, pageSize, a.expected())
 	}
 }
+
+// The guest is watched before round 1 where xbrle needs that.
+func TestNeedsEarly(t *testing.T) {
+	for prime, want := range map[xbrle.Prime]bool{xbrle.PrimeAll: false, xbrle.PrimeHot: true, xbrle.PrimeNone: false} {
+		require.Equal(t, want, New(xbrle.Config{Bytes: 1 << 20, Prime: prime}, 1).NeedsEarly())
+	}
+	require.False(t, New(xbrle.Config{Prime: xbrle.PrimeHot}, 1).NeedsEarly(), "there is no cache")
+}

@@ -88,9 +88,20 @@ type ScratchCodec interface {
 // Observer is a Codec that wants to know which pages are written often.
 type Observer interface {
 	// Observe is told, before each round but the first, the pages that the guest
-	// wrote: what the round sends. r is the round before it. It is called while no
-	// page is being encoded, and must not keep dirty.
+	// wrote: what the round sends. r is the round before it. Before the first it is
+	// told, with the zero Round, what the guest wrote while it was watched for a
+	// moment, where it was. It is called while no page is being encoded, and must not
+	// keep dirty.
 	Observe(r Round, dirty []uint64)
+}
+
+// EarlyObserver is an Observer that can make much of that moment.
+type EarlyObserver interface {
+	Observer
+	// NeedsEarly asks, once, whether the guest is to be watched before the first
+	// round also where that costs something: a log that begins with every page in it
+	// says what is hot only after all of them were write-protected.
+	NeedsEarly() bool
 }
 
 // Chooser is a Codec that hands each page to one of several others. Encoding

@@ -2,6 +2,7 @@ package sim_test
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -82,10 +83,22 @@ func TestUnchangedPagesConverge(t *testing.T) {
 // Pages that are written before the first page goes are known to be hot: a
 // cache that keeps only such pages has them from round 1 on.
 func TestHotPagesAreSeenEarly(t *testing.T) {
-	for codec, early := range map[string]bool{"xbrle,cache=64M,prime=hot": true, "xbrle,cache=64M,prime=none": false} {
-		t.Run(codec, func(t *testing.T) {
+	for _, c := range []struct {
+		codec  string
+		allSet bool // the log begins with every page in it, as KVM's does where much was touched
+		early  bool
+	}{
+		{"xbrle,cache=64M,prime=hot", false, true},
+		{"xbrle,cache=64M,prime=hot", true, true},
+		{"xbrle,cache=auto", true, true},
+		{"xbrle,cache=64M,prime=none", false, false},
+		{"xbrle,cache=64M,prime=none", true, false},
+		{"xbrle,cache=0,prime=hot", true, false},
+	} {
+		t.Run(fmt.Sprintf("%s, all set %v", c.codec, c.allSet), func(t *testing.T) {
 			r := newRig(t, 3000)
 			noisy(r)
+			r.src.AllSet = c.allSet
 			r.src.Hook(func(m string) {
 				if m == "Dirty" {
 					for i := range uint64(200) {
@@ -94,12 +107,12 @@ func TestHotPagesAreSeenEarly(t *testing.T) {
 				}
 			})
 			var err error
-			r.send.Policies.Codec, err = policy.Codecs.Parse(codec)
+			r.send.Policies.Codec, err = policy.Codecs.Parse(c.codec)
 			require.NoError(t, err)
 			r.send.Policies.Stop, r.send.Verify = policy.Rounds{N: 1}, true
 			res := r.migrate(context.Background())
 			r.moved(res)
-			require.Equal(t, early, res.sent.Pages.Delta > 0, "%+v", res.sent.Pages)
+			require.Equal(t, c.early, res.sent.Pages.Delta > 0, "%+v", res.sent.Pages)
 		})
 	}
 }

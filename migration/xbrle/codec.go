@@ -18,8 +18,9 @@ import (
 var ErrBase = errors.New("delta does not fit the page")
 
 var (
-	_ policy.Codec = (*Codec)(nil)
-	_ io.Closer    = (*Codec)(nil)
+	_ policy.Codec         = (*Codec)(nil)
+	_ policy.EarlyObserver = (*Codec)(nil)
+	_ io.Closer            = (*Codec)(nil)
 )
 
 // Prime says which pages are kept when they are sent for the first time.
@@ -215,6 +216,10 @@ func (c *Codec) Observe(r policy.Round, dirty []uint64) {
 		c.trimmed.Add(kept.trim(round))
 	}
 }
+
+// NeedsEarly says that only pages known to be hot are kept when they are first
+// sent.
+func (c *Codec) NeedsEarly() bool { return c.config.Prime == PrimeHot && c.config.Bytes >= minCache }
 
 // Stats tells what the codec did so far. It may be called at any time.
 func (c *Codec) Stats() Stats {
