@@ -13,6 +13,7 @@
 //	GET    /balloon    vmm.Balloon, as it now is; PATCH takes {"amount_mib":N}
 //	GET    /balloon/statistics  BalloonStats; PATCH takes {"stats_polling_interval_s":N}
 //	PATCH  /network-interfaces/ID  NetworkUpdate: {"link_up":false}
+//	PATCH  /consoles/ID  ConsoleUpdate: {"columns":132,"rows":50}
 //	PUT    /migration  MigrationRequest: starts one; 204, or with ?watch=1 as below
 //	GET    /migration  MigrationStatus; with ?watch=1 one a line until the migration has ended
 //	PATCH  /migration  MigrationUpdate: bandwidth, downtime limit, throttle

@@ -28,6 +28,7 @@ type fakeVM struct {
 
 	balloon *vmm.BalloonInfo // nil: none
 	links   map[string]bool  // what SetLink was told
+	size    [2]uint16        // what ResizeConsole was told
 }
 
 func (f *fakeVM) State() vmm.State {
@@ -60,6 +61,17 @@ func (f *fakeVM) SetLink(id string, up bool) error {
 	}
 	f.links = map[string]bool{id: up}
 	return nil
+}
+
+func (f *fakeVM) ResizeConsole(id string, columns, rows uint16) error {
+	switch id {
+	case "con0":
+		f.size = [2]uint16{columns, rows}
+		return nil
+	case "channel":
+		return vmm.ErrConfig
+	}
+	return vmm.ErrNoConsole
 }
 
 func (f *fakeVM) SetBalloon(mib int) error {

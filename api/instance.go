@@ -29,6 +29,7 @@ type Machine interface {
 	Resume() error
 	Stop()
 	SetLink(id string, up bool) error
+	ResizeConsole(id string, columns, rows uint16) error
 	// SetBalloon and SetBalloonInterval are in MiB and in seconds.
 	SetBalloon(mib int) error
 	SetBalloonInterval(seconds int) error

@@ -132,6 +132,7 @@ func (s *Server) routes() http.Handler {
 	on("GET /balloon/statistics", func(*http.Request) (any, error) { return s.inst.BalloonStatistics() })
 	on("PATCH /balloon/statistics", s.patchBalloonStatistics)
 	on("PATCH /network-interfaces/{iface_id}", s.patchNetwork)
+	on("PATCH /consoles/{id}", s.patchConsole)
 	on("PATCH /migration", s.patchMigration)
 	on("DELETE /migration", func(r *http.Request) (any, error) { return nil, s.inst.CancelMigration(r.Context()) })
 	mux.HandleFunc("GET /migration", s.getMigration)
@@ -272,7 +273,7 @@ func statusOf(err error) int {
 			return http.StatusBadRequest
 		}
 	}
-	for _, e := range []error{errNotFound, ErrNoMigration, vmm.ErrNoBalloon, vmm.ErrNoNetwork} {
+	for _, e := range []error{errNotFound, ErrNoMigration, vmm.ErrNoBalloon, vmm.ErrNoNetwork, vmm.ErrNoConsole} {
 		if errors.Is(err, e) {
 			return http.StatusNotFound
 		}

@@ -44,6 +44,9 @@ func TestGuestRunsOnWithoutChannels(t *testing.T) {
 	t.Cleanup(func() { require.NoError(t, m.Close()) })
 	require.NoError(t, m.Start())
 	lastBeat(t, out, 2)
+	require.NoError(t, m.ResizeConsole("con0", 132, 50))
+	require.ErrorIs(t, m.ResizeConsole("con1", 132, 50), ErrConfig)
+	require.ErrorIs(t, m.ResizeConsole("con2", 132, 50), ErrNoConsole)
 
 	s := m.Source()
 	require.NoError(t, s.Pause(t.Context()))
@@ -59,6 +62,8 @@ func TestGuestRunsOnWithoutChannels(t *testing.T) {
 	lastBeat(t, out, 2)
 	i, err := m.Info()
 	require.NoError(t, err)
+	require.EqualValues(t, 132, i.Console.Ports[0].Columns)
+	require.EqualValues(t, 50, i.Console.Ports[0].Rows)
 	require.Contains(t, i.Console.Ports[0].Fault, "another process listens there")
 	require.Empty(t, i.Console.Ports[1].Fault, "the second is not the first's hostage")
 	require.Contains(t, i.Vsock.Fault, "another process listens there")

@@ -264,19 +264,31 @@ func (c *consoles) info(i *Info) {
 	i.Console = out
 }
 
+// ErrNoConsole marks a request to a console that the machine does not have.
+var ErrNoConsole = errors.New("the machine has no such console")
+
 // ResizeConsole says how large the host's side of a console is now. The id is
 // that of the configuration.
 func (m *Machine) ResizeConsole(id string, columns, rows uint16) error {
+	m.op.Lock()
+	defer m.op.Unlock()
+	if s := m.State(); s == StateClosed || s == StateEnded {
+		return fmt.Errorf("resize console: %w: the machine is %s", ErrState, s)
+	}
 	for _, p := range m.dev.parts {
 		c, ok := p.(*consoles)
 		if !ok {
 			continue
 		}
 		for i, s := range c.specs {
-			if s.ID == id {
-				return c.dev.Resize(i, columns, rows)
+			if s.ID != id {
+				continue
 			}
+			if s.Name != "" {
+				return fmt.Errorf("%w: console %q is a channel, which has no size", ErrConfig, id)
+			}
+			return c.dev.Resize(i, columns, rows)
 		}
 	}
-	return fmt.Errorf("%w: no console %.80q", ErrConfig, id)
+	return fmt.Errorf("%w: %.80q; `godwit info` lists them", ErrNoConsole, id)
 }
