@@ -4,6 +4,7 @@ import (
 	"net"
 	"os"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -32,8 +33,13 @@ func (c *stalledConn) Read(b []byte) (int, error) {
 }
 
 // TestDeadlineAfterStandingStill: what came while this process was stopped is
-// read, and only a second silence counts.
+// read, and only a second silence counts. The time is the bubble's: that of the
+// machine goes on while the test itself is not served.
 func TestDeadlineAfterStandingStill(t *testing.T) {
+	synctest.Test(t, deadlineAfterStandingStill)
+}
+
+func deadlineAfterStandingStill(t *testing.T) {
 	const silence = 50 * time.Millisecond
 	for name, tc := range map[string]struct {
 		conn  stalledConn

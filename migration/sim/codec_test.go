@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/binary"
 	"math/rand/v2"
+	"net"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 
@@ -75,77 +77,83 @@ func TestCodecs(t *testing.T) {
 
 // The codec auto compresses text, leaves noise, sends deltas of what changes a
 // little, and is told when the limit changes: a migration that begins raw, there
-// being no limit, compresses once there is a low one.
+// being no limit, compresses once there is a low one. The time is a bubble's: a
+// busy host's encoders would be too slow for any link.
 func TestAuto(t *testing.T) {
 	for _, streams := range []int{1, 3} {
-		const pages = 1500
-		r := newRig(t, pages)
-		rng := rand.New(rand.NewPCG(1, 2))
-		noise := func(p []byte) {
-			for i := 0; i < len(p); i += 8 {
-				binary.LittleEndian.PutUint64(p[i:], rng.Uint64())
-			}
+		synctest.Test(t, func(t *testing.T) { autoMoves(t, streams) })
+	}
+}
+
+func autoMoves(t *testing.T, streams int) {
+	const pages = 1500
+	r := newRig(t, pages)
+	r.calls = make(chan net.Conn)
+	rng := rand.New(rand.NewPCG(1, 2))
+	noise := func(p []byte) {
+		for i := 0; i < len(p); i += 8 {
+			binary.LittleEndian.PutUint64(p[i:], rng.Uint64())
 		}
-		text := func(p []byte) {
-			copy(p, strings.Repeat(strconv.FormatUint(rng.Uint64(), 10)+" is a page of text ", 300))
+	}
+	text := func(p []byte) {
+		copy(p, strings.Repeat(strconv.FormatUint(rng.Uint64(), 10)+" is a page of text ", 300))
+	}
+	fill := func(i uint64) {
+		if i/500%2 == 0 {
+			r.src.Write(r.gpa(i), text)
+		} else {
+			r.src.Write(r.gpa(i), noise)
 		}
-		fill := func(i uint64) {
-			if i/500%2 == 0 {
-				r.src.Write(r.gpa(i), text)
-			} else {
-				r.src.Write(r.gpa(i), noise)
-			}
+	}
+	for i := range uint64(pages) {
+		fill(i)
+	}
+	var s *migration.Session
+	rounds := 0
+	r.src.Hook(func(m string) {
+		if m != "Dirty" {
+			return
+		}
+		rounds++
+		if rounds == 2 {
+			require.NoError(t, s.SetBandwidth(5e6))
 		}
 		for i := range uint64(pages) {
-			fill(i)
+			switch {
+			case rounds < 4:
+				fill(i)
+			default:
+				r.src.Write(r.gpa(i), func(p []byte) { p[i%pageSize]++ })
+			}
 		}
-		var s *migration.Session
-		rounds := 0
-		r.src.Hook(func(m string) {
-			if m != "Dirty" {
-				return
-			}
-			rounds++
-			if rounds == 2 {
-				require.NoError(t, s.SetBandwidth(5e6))
-			}
-			for i := range uint64(pages) {
-				switch {
-				case rounds < 4:
-					fill(i)
-				default:
-					r.src.Write(r.gpa(i), func(p []byte) { p[i%pageSize]++ })
-				}
-			}
-		})
-		var err error
-		r.send.Policies.Codec, err = policy.Codecs.Parse("auto,cache=8M")
-		require.NoError(t, err)
-		r.send.Policies.Stop = policy.Rounds{N: 6}
-		r.send.Streams, r.send.Verify = streams, true
-		s, err = migration.NewSession(r.src, r.dial, r.send)
-		require.NoError(t, err)
-		var res result
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			res.target, res.received, res.recvErr = migration.Receive(context.Background(), migration.AcceptFrom(r.ln), r.host.Build, r.recv)
-		}()
-		res.sent, res.sendErr = s.Run(context.Background())
-		<-done
-		r.moved(res)
-		for _, n := range res.sent.Rounds {
-			t.Logf("%d streams, round %d: %d pages, %d bytes each", streams, n.N, n.SentPages, n.WireBytes/max(n.SentPages, 1))
-		}
-		t.Logf("%+v", res.sent.Pages)
-		// A third is noise, so 1.8 KB a page is about the least without deltas.
-		low, deltas := res.sent.Rounds[3], res.sent.Rounds[5]
-		require.Less(t, low.WireBytes/low.SentPages, uint64(2800))
-		require.Less(t, deltas.WireBytes/deltas.SentPages, uint64(300))
-		sent := res.sent.Pages
-		sent.Skipped = 0
-		require.Equal(t, sent, res.received.Pages)
+	})
+	var err error
+	r.send.Policies.Codec, err = policy.Codecs.Parse("auto,cache=8M")
+	require.NoError(t, err)
+	r.send.Policies.Stop = policy.Rounds{N: 6}
+	r.send.Streams, r.send.Verify = streams, true
+	s, err = migration.NewSession(r.src, r.dial, r.send)
+	require.NoError(t, err)
+	var res result
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		res.target, res.received, res.recvErr = migration.Receive(context.Background(), r.accept, r.host.Build, r.recv)
+	}()
+	res.sent, res.sendErr = s.Run(context.Background())
+	<-done
+	r.moved(res)
+	for _, n := range res.sent.Rounds {
+		t.Logf("%d streams, round %d: %d pages, %d bytes each", streams, n.N, n.SentPages, n.WireBytes/max(n.SentPages, 1))
 	}
+	t.Logf("%+v", res.sent.Pages)
+	// A third is noise, so 1.8 KB a page is about the least without deltas.
+	low, deltas := res.sent.Rounds[3], res.sent.Rounds[5]
+	require.Less(t, low.WireBytes/low.SentPages, uint64(2800))
+	require.Less(t, deltas.WireBytes/deltas.SentPages, uint64(300))
+	sent := res.sent.Pages
+	sent.Skipped = 0
+	require.Equal(t, sent, res.received.Pages)
 }
 
 // slowCodec makes its pages long enough to encode for the pool to be asked.
@@ -197,10 +205,13 @@ func (brokenCodec) Encode(uint64, []byte) policy.Encoding {
 	return policy.Encoding{Data: make([]byte, 5000)}
 }
 
-func TestBrokenCodec(t *testing.T) {
+func TestBrokenCodec(t *testing.T) { synctest.Test(t, moveByBrokenCodec) }
+
+func moveByBrokenCodec(t *testing.T) {
 	lz4, err := policy.Codecs.Parse("lz4")
 	require.NoError(t, err)
 	r := newRig(t, 64)
+	r.calls = make(chan net.Conn)
 	r.put(3, 4)
 	r.send.Policies.Codec = brokenCodec{lz4}
 	res := r.migrate(context.Background())

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -62,7 +64,7 @@ type makeRig func(t *testing.T, f *fault) (*rig, *network)
 // these types of frames must occur.
 func everyFrame(t *testing.T, make makeRig, types []wire.Type) {
 	r, nw := make(t, nil)
-	r.send.Silence, r.recv.Silence = 5*time.Second, 5*time.Second
+	r.send.Silence, r.recv.Silence, r.recv.Lease = time.Minute, time.Minute, time.Minute
 	r.moved(r.migrate(context.Background()))
 	frames := nw.seen
 	seen := map[wire.Type]bool{}
@@ -93,7 +95,7 @@ func everyFrame(t *testing.T, make makeRig, types []wire.Type) {
 		}
 	})
 	noLeak(t, before)
-	require.Eventually(t, func() bool { return openFiles(t) <= fds }, 10*time.Second, time.Millisecond, "file descriptors leak")
+	require.Eventually(t, func() bool { return openFiles(t) <= fds }, time.Minute, time.Millisecond, "file descriptors leak")
 }
 
 // strike runs a migration with one fault and checks what must hold after any.
@@ -143,12 +145,15 @@ func openFiles(t *testing.T) int {
 
 // A GO that is held up until the lease has ended is refused, and the source is
 // told so.
-func TestLateGo(t *testing.T) {
+func TestLateGo(t *testing.T) { synctest.Test(t, lateGo) }
+
+func lateGo(t *testing.T) {
 	r, nw := faultRig(t, nil)
-	r.send.Silence, r.recv.Silence, r.recv.Lease = 5*time.Second, 5*time.Second, 100*time.Millisecond
+	r.calls = make(chan net.Conn)
+	r.send.Silence, r.recv.Silence, r.recv.Lease = time.Hour, time.Hour, 100*time.Millisecond
 	nw.hold = func(typ wire.Type) {
 		if typ == wire.TypeGo {
-			time.Sleep(300 * time.Millisecond) // well past the lease: the time is what is tested
+			time.Sleep(300 * time.Millisecond) // well past the lease
 		}
 	}
 	res := r.migrate(context.Background())
@@ -205,12 +210,15 @@ func TestSuspendedSource(t *testing.T) {
 }
 
 // A destination that needs longer than its own lease to get ready gets no GO.
-func TestSlowReady(t *testing.T) {
+func TestSlowReady(t *testing.T) { synctest.Test(t, slowReady) }
+
+func slowReady(t *testing.T) {
 	r, nw := faultRig(t, nil)
-	r.send.Silence, r.recv.Silence, r.recv.Lease = 5*time.Second, 5*time.Second, 100*time.Millisecond
+	r.calls = make(chan net.Conn)
+	r.send.Silence, r.recv.Silence, r.recv.Lease = time.Hour, time.Hour, 100*time.Millisecond
 	r.host.Hook(func(m string) {
 		if m == "LoadState" {
-			time.Sleep(200 * time.Millisecond) // longer than the lease: the time is what is tested
+			time.Sleep(200 * time.Millisecond) // longer than the lease
 		}
 	})
 	res := r.migrate(context.Background())

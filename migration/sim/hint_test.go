@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -72,7 +74,7 @@ func TestHints(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		r := newRig(t, pages)
 		r.src.AllSet = rapid.Bool().Draw(rt, "all set")
-		r.send = migration.SendOptions{Verify: true, FreePageHint: true, Silence: 5 * time.Second,
+		r.send = migration.SendOptions{Verify: true, FreePageHint: true, Silence: time.Minute,
 			Streams: rapid.IntRange(1, 3).Draw(rt, "streams"), Policies: policy.Set{Stop: policy.LastSync{MaxRounds: rapid.IntRange(1, 4).Draw(rt, "rounds")}}}
 		pick := func(what string, share int) (out []uint64) {
 			seed := rapid.Uint64().Draw(rt, what)
@@ -197,9 +199,11 @@ func TestHintsCancelled(t *testing.T) {
 }
 
 // TestHintsOfASilentGuest: it is not waited for, and what it has told counts.
-func TestHintsOfASilentGuest(t *testing.T) {
-	t.Parallel()
+func TestHintsOfASilentGuest(t *testing.T) { synctest.Test(t, hintsOfASilentGuest) }
+
+func hintsOfASilentGuest(t *testing.T) {
 	r := newRig(t, 64)
+	r.calls = make(chan net.Conn)
 	for i := range uint64(64) {
 		r.put(i, 1)
 	}
@@ -208,7 +212,7 @@ func TestHintsOfASilentGuest(t *testing.T) {
 		<-ctx.Done()
 		return context.Cause(ctx)
 	}
-	r.send.FreePageHint, r.send.Silence = true, time.Second
+	r.send.FreePageHint = true
 	res := r.migrate(context.Background())
 	r.arrived(t, res, map[uint64]bool{9: true})
 	require.EqualValues(t, 1, res.sent.Pages.Free)

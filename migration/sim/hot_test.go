@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -59,8 +61,11 @@ func noisy(r *rig) {
 
 // A log that names pages which nobody changed does not keep a migration from its
 // end: such pages cost little, and the estimate knows.
-func TestUnchangedPagesConverge(t *testing.T) {
+func TestUnchangedPagesConverge(t *testing.T) { synctest.Test(t, unchangedPagesConverge) }
+
+func unchangedPagesConverge(t *testing.T) {
 	r := newRig(t, 3000)
+	r.calls = make(chan net.Conn)
 	noisy(r)
 	r.src.Hook(func(m string) {
 		if m == "Dirty" {
@@ -73,7 +78,7 @@ func TestUnchangedPagesConverge(t *testing.T) {
 	r.send.Policies.Codec, err = policy.Codecs.Parse("xbrle,cache=64M")
 	require.NoError(t, err)
 	r.send.Bandwidth, r.send.Verify = 8e6, true // all pages take 1.5 s
-	r.send.DowntimeLimit = time.Second          // a slow machine looks at 3000 pages in less
+	r.send.DowntimeLimit = time.Second
 	res := r.migrate(context.Background())
 	r.moved(res)
 	require.NotZero(t, res.sent.Pages.Unchanged)

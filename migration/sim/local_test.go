@@ -141,7 +141,7 @@ func TestEveryMethodOfALocalHandOverMayFail(t *testing.T) {
 				require.True(t, bytes.Equal(p, r.src.Page(r.gpa(uint64(i)))), "page %d", i)
 			}
 			noLeak(t, running)
-			require.Eventually(t, func() bool { return openFiles(t) <= fds }, 20*time.Second, time.Millisecond, "file descriptors leak")
+			require.Eventually(t, func() bool { return openFiles(t) <= fds }, time.Minute, time.Millisecond, "file descriptors leak")
 			require.NoError(t, r.world.Check())
 			if m == "Run" {
 				require.ErrorIs(t, err, migration.ErrNotTaken)
@@ -325,7 +325,7 @@ func TestStrangersWithFiles(t *testing.T) {
 			running, fds := goroutines(), openFiles(t)
 			done := make(chan error, 1)
 			go func() {
-				_, _, err := migration.Receive(context.Background(), migration.AcceptFrom(ln), host.Build, migration.ReceiveOptions{Silence: 5 * time.Second})
+				_, _, err := migration.Receive(context.Background(), migration.AcceptFrom(ln), host.Build, migration.ReceiveOptions{Silence: time.Minute})
 				done <- err
 			}()
 			conn, err := net.Dial("unix", ln.Addr().String())
@@ -345,7 +345,7 @@ func TestStrangersWithFiles(t *testing.T) {
 				require.True(t, target.Aborted())
 			}
 			noLeak(t, running)
-			require.Eventually(t, func() bool { return openFiles(t) <= fds }, 20*time.Second, time.Millisecond, "file descriptors leak")
+			require.Eventually(t, func() bool { return openFiles(t) <= fds }, time.Minute, time.Millisecond, "file descriptors leak")
 		})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -233,8 +234,11 @@ func TestRetuneThrottle(t *testing.T) {
 
 // A guest that writes faster than the link converges under a dirty limit that
 // adapts: here the machine obeys by writing no more than that between two looks.
-func TestDirtyLimitConverges(t *testing.T) {
+func TestDirtyLimitConverges(t *testing.T) { synctest.Test(t, dirtyLimitConverges) }
+
+func dirtyLimitConverges(t *testing.T) {
 	r := newRig(t, 4000)
+	r.calls = make(chan net.Conn)
 	for i := range uint64(4000) {
 		r.put(i, i+1)
 	}
