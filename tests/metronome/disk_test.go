@@ -97,6 +97,8 @@ func TestDiskLoadFindsWrongBlocks(t *testing.T) {
 	_, err = c.out.load(deadline(t), "blk", func(l metronome.IOLine) bool { return l.Bad == 2 })
 	require.NoError(t, err)
 	require.EqualValues(t, 2, c.info().IOBad)
+	// The count may be printed before the line that names the block.
+	require.NoError(t, c.out.until(deadline(t), func() bool { return len(c.out.bad) >= 2 }))
 	var got []metronome.Bad
 	for _, b := range c.out.badPages() {
 		require.GreaterOrEqual(t, b.Page, c.info().IO.GPA)

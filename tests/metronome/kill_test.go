@@ -16,8 +16,8 @@ import (
 var victim = guest(2, 128, "fill=32 ws=16 rate=20000 beat=20")
 
 // aLease is short, because a destination killed after GO makes the test wait for
-// its end.
-const aLease = 500 * time.Millisecond
+// its end; and long enough for a busy machine to come to GO within it.
+const aLease = 4 * time.Second
 
 // couple is the guest's host and a process for it to go to. Processes that died
 // are replaced, and so is a guest that died with one.

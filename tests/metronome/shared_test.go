@@ -116,6 +116,7 @@ func (h *host) refuses(to *host, path string) {
 // after the source has asked for it once.
 type thief struct {
 	migration.Source
+	path            string
 	file            blockfile.File
 	refused, locked error
 	meanwhile       func()
@@ -123,7 +124,10 @@ type thief struct {
 
 func (s *thief) Release() error {
 	err := s.Source.Release()
-	s.locked = s.file.Lock()
+	// Opened only now: a lock is refused to who opened an image that grew since.
+	if s.file, s.locked = blockfile.Open(s.path, blockfile.Options{NoLock: true}); s.locked == nil {
+		s.locked = s.file.Lock()
+	}
 	return err
 }
 
@@ -150,11 +154,8 @@ func TestLockTakenByAThird(t *testing.T) {
 			c := bootHere(t, cfg)
 			l, err := c.out.load(deadline(t), "blk", flushedPast(50))
 			require.NoError(t, err)
-			third, err := blockfile.Open(path, blockfile.Options{NoLock: true})
-			require.NoError(t, err)
-			defer third.Close()
 			state := vmm.StateRunning
-			th := &thief{file: third, meanwhile: func() {
+			th := &thief{path: path, meanwhile: func() {
 				state = c.m.State()
 				require.NoError(t, verifyDisk(t, f.raw(t, path), l.Flushed).Err(), "the third party has a whole disk")
 			}}
@@ -166,6 +167,7 @@ func TestLockTakenByAThird(t *testing.T) {
 				},
 			})
 			require.NoError(t, th.locked)
+			require.NoError(t, th.file.Close())
 			require.ErrorContains(t, err, "take over disks")
 			require.ErrorIs(t, th.refused, blockfile.ErrLocked)
 			require.Equal(t, vmm.StatePaused, state)
