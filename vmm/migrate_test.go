@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -13,7 +14,9 @@ import (
 	"godwit/migration"
 )
 
-// move migrates m to a new machine in this process, over loopback TCP.
+// move migrates m to a new machine in this process, over loopback TCP. Silence is
+// not what is tried: while KVM makes or destroys a machine, which on a busy host
+// can take seconds, it can hold up both ends.
 func move(t testing.TB, m *Machine, o migration.SendOptions, out *console) (*Machine, *migration.Report) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -23,13 +26,14 @@ func move(t testing.TB, m *Machine, o migration.SendOptions, out *console) (*Mac
 	done := make(chan error, 1)
 	go func() {
 		build := BuildTarget(Incoming{Options: Options{Serial: out}}, func(m *Machine) { arrived = m })
-		_, _, err := migration.Receive(context.Background(), migration.AcceptFrom(l), build, migration.ReceiveOptions{})
+		_, _, err := migration.Receive(context.Background(), migration.AcceptFrom(l), build, migration.ReceiveOptions{Silence: time.Minute})
 		done <- err
 	}()
 	dial := func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "tcp", l.Addr().String())
 	}
+	o.Silence = time.Minute
 	rep, err := migration.Send(context.Background(), m.Source(), dial, o)
 	require.NoError(t, err)
 	require.NoError(t, <-done)

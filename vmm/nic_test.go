@@ -6,6 +6,7 @@ import (
 	"net"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
@@ -101,10 +102,10 @@ func moveInto(t *testing.T, m *Machine, in Incoming, enter func(func())) *Machin
 	}
 	done := make(chan error, 1)
 	go func() {
-		_, _, err := migration.Receive(context.Background(), migration.AcceptFrom(l), inside, migration.ReceiveOptions{})
+		_, _, err := migration.Receive(context.Background(), migration.AcceptFrom(l), inside, migration.ReceiveOptions{Silence: time.Minute})
 		done <- err
 	}()
-	_, err = migration.Send(context.Background(), m.Source(), dial, migration.SendOptions{Verify: true})
+	_, err = migration.Send(context.Background(), m.Source(), dial, migration.SendOptions{Verify: true, Silence: time.Minute})
 	require.NoError(t, err)
 	require.NoError(t, <-done)
 	t.Cleanup(func() { require.NoError(t, arrived.Close()) })
@@ -235,23 +236,39 @@ func TestFramesForAGuestOnItsWay(t *testing.T) {
 	n := p.(*nic)
 	defer n.close()
 	peer := taptest.Packets(t, "peer")
+	// One processor carries all frames, so that they arrive in order.
+	var one unix.CPUSet
+	require.NoError(t, unix.SchedGetaffinity(0, &one))
+	for cpu := 0; one.Count() > 1; cpu++ {
+		one.Clear(cpu)
+	}
+	require.NoError(t, unix.SchedSetaffinity(0, &one))
 	send := func(mark byte) {
 		f := make([]byte, 60)
 		copy(f, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 9, 9, 9, 9, 9, loadType >> 8, loadType & 0xff, mark})
-		taptest.Until(t, func() bool { // the port comes up in its own time
-			_, err := unix.Write(peer, f)
-			require.NoError(t, err)
-			fds := []unix.PollFd{{Fd: int32(n.tap.Fd(0)), Events: unix.POLLIN}}
-			ready, err := unix.Poll(fds, 10)
-			return err == nil && ready == 1
-		})
+		_, err := unix.Write(peer, f)
+		require.NoError(t, err)
 	}
 	b := make([]byte, 1<<16)
+	came := func() bool {
+		ready, err := unix.Poll([]unix.PollFd{{Fd: int32(n.tap.Fd(0)), Events: unix.POLLIN}}, 10)
+		return err == nil && ready == 1
+	}
+	// The port comes up in its own time. What was sent until then is here, or never
+	// comes, when what was sent after it has come.
+	taptest.Until(t, func() bool { send(100); return came() })
+	send(101)
+	taptest.Until(t, func() bool {
+		_, err := n.tap.Readv(0, [][]byte{b})
+		return err == nil && b[tap.HeaderSize+14] == 101
+	})
 	send(1)
+	taptest.Until(t, came)
 	n.expect()
 	_, err = n.tap.Readv(0, [][]byte{b})
 	require.ErrorIs(t, err, unix.EAGAIN)
 	send(2)
+	taptest.Until(t, came)
 	var e state.Encoder
 	require.NoError(t, n.dev.Save(&e))
 	require.NoError(t, n.dev.Restore(n.dev.StateVersion(), state.NewDecoder(e.Data())))
