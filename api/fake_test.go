@@ -156,7 +156,7 @@ func newRig(t *testing.T) *rig {
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		r.inst.Close()
-		require.NoError(t, server.Close(5*time.Second))
+		require.NoError(t, server.Close(time.Minute))
 		_, err := os.Lstat(r.path)
 		require.ErrorIs(t, err, os.ErrNotExist, "the socket is removed")
 		require.NoError(t, r.world.Check())

@@ -169,7 +169,7 @@ func TestCloseIsPrompt(t *testing.T) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return len(s.busy) > 0
-	}, 10*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 	require.NoError(t, s.Close(time.Hour))
 	select {
 	case <-s.idle: // it ended by itself, not with its time

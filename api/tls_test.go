@@ -298,6 +298,7 @@ func TestTLSStrangers(t *testing.T) {
 		come func(t *testing.T, conn net.Conn)
 		says string
 	}{
+		// These two are waited for, as long as a stranger may be silent.
 		"silent": {func(*testing.T, net.Conn) {}, "silent"},
 		"slow": {func(t *testing.T, conn net.Conn) {
 			_, err := conn.Write([]byte{22, 3, 1, 2, 0, 1})
@@ -326,13 +327,17 @@ func TestTLSStrangers(t *testing.T) {
 			l, err := Address{"tcp", "127.0.0.1:0"}.Listen(secure)
 			require.NoError(t, err)
 			defer l.Close()
+			silence := tlsPatience
+			if c.says == "silent" {
+				silence = 4 * lingerTime
+			}
 			end := make(chan error, 1)
 			go func() {
 				_, _, err := migration.Receive(context.Background(), migration.AcceptFrom(l),
 					func(context.Context, migration.Offer) (migration.Target, error) {
 						return nil, errors.New("it never comes to that")
 					},
-					migration.ReceiveOptions{Silence: 4 * lingerTime})
+					migration.ReceiveOptions{Silence: silence})
 				end <- err
 			}()
 			conn, err := net.Dial("tcp", l.Addr().String())

@@ -105,7 +105,7 @@ func signalled(t testing.TB, fd int) uint64 {
 
 func eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !f(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !f(); time.Sleep(time.Millisecond) {
 		require.True(t, time.Now().Before(deadline), "still not so: %s", what)
 	}
 }

@@ -228,7 +228,7 @@ func TestOutcomeAfterGO(t *testing.T) {
 		received := make(chan error, 1)
 		go func() {
 			_, _, err := migration.Receive(context.Background(), accept,
-				func(context.Context, migration.Offer) (migration.Target, error) { return target, nil }, migration.ReceiveOptions{Lease: time.Second})
+				func(context.Context, migration.Offer) (migration.Target, error) { return target, nil }, migration.ReceiveOptions{Lease: 4 * time.Second})
 			received <- err
 		}()
 		code, _, errs := godwit(t, "migrate", "--api-sock", sock, "--to", to.String())

@@ -85,7 +85,7 @@ func PacketsOf(t testing.TB, name string, kind uint16) int {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = unix.Close(fd) })
 	require.NoError(t, unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: kind, Ifindex: l.Attrs().Index}))
-	require.NoError(t, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 20}))
+	require.NoError(t, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 60}))
 	return fd
 }
 
@@ -101,7 +101,7 @@ func DropRights(t testing.TB) {
 // Until calls done on the test's own thread until it says so.
 func Until(t testing.TB, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !done(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !done(); time.Sleep(time.Millisecond) {
 		require.True(t, time.Now().Before(end), "it never happened")
 	}
 }

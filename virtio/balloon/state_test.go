@@ -22,7 +22,7 @@ func TestState(t *testing.T) {
 	g.regs.Set(cfgPoison, 0xaaaaaaaa)
 	g.do(0, g.list(300))
 	g.send(2, g.bytes(statistic(4, 1)))
-	require.Eventually(t, func() bool { _, ok := g.dev.GuestStats(); return ok }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { _, ok := g.dev.GuestStats(); return ok }, time.Minute, time.Millisecond)
 	require.NoError(t, g.tr.Pause())
 	g.regs.Acknowledge()
 	statetest.Golden(t, g.tr, func() state.Saver { return fresh(t, g) })

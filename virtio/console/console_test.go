@@ -119,8 +119,9 @@ func TestSlowReaderBlocksItsPortAlone(t *testing.T) {
 	}
 	sent := 0
 	for g.dev.Port(0).Stats.Waits == 0 {
-		require.Less(t, sent, len(want), "the socket never fills")
-		if g.rings[1].Free() >= 2 {
+		// It may have all and not have come to it yet.
+		require.True(t, sent < len(want) || g.rings[1].InFlight() > 0, "the socket never fills")
+		if sent < len(want) && g.rings[1].Free() >= 2 {
 			g.send(1, want[sent:sent+64<<10])
 			sent += 64 << 10
 		}
@@ -135,9 +136,7 @@ func TestSlowReaderBlocksItsPortAlone(t *testing.T) {
 	require.Equal(t, "not blocked", read(t, quick, 11))
 	g.wait(5)
 
-	began := time.Now()
-	require.NoError(t, g.tr.Pause())
-	require.Less(t, time.Since(began), time.Second, "a pause does not wait for the reader")
+	require.NoError(t, g.tr.Pause(), "it does not wait for the reader, who reads nothing before it is over")
 	stream := statetest.Stream(t, g.tr)
 	require.NoError(t, g.tr.Close())
 	require.NoError(t, g.dev.Close())

@@ -124,7 +124,7 @@ func (w *wire) await(t testing.TB, pair int) []byte {
 	t.Helper()
 	set := []unix.PollFd{{Fd: int32(w.far[pair]), Events: unix.POLLIN}}
 	for {
-		n, err := unix.Poll(set, 20_000)
+		n, err := unix.Poll(set, int(lost/time.Millisecond))
 		if err == unix.EINTR {
 			continue
 		}

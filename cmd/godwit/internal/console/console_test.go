@@ -92,7 +92,7 @@ func TestTerminalIsAlwaysRestored(t *testing.T) {
 			require.Eventually(t, func() bool {
 				after, err := term.GetState(int(slave.Fd()))
 				return err == nil && *after == *before
-			}, 10*time.Second, 5*time.Millisecond)
+			}, time.Minute, 5*time.Millisecond)
 		})
 	}
 }
