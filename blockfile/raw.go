@@ -195,7 +195,11 @@ func (r *raw) Flush() error {
 
 // Close implements File.
 func (r *raw) Close() error {
-	r.locked.Store(false)
+	if r.locked.Swap(false) {
+		// Closing alone would leave the lock with a child that another goroutine is
+		// forking, which has all our descriptors until it executes its program.
+		_ = r.dropLock() // the end of the descriptor does it, too
+	}
 	// EINTR still closes the descriptor on Linux.
 	if err := unix.Close(r.fd); err != nil && err != unix.EINTR {
 		return fmt.Errorf("close %q: %w", r.path, err)
