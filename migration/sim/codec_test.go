@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"math/rand/v2"
-	"net"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -88,7 +87,7 @@ func TestAuto(t *testing.T) {
 func autoMoves(t *testing.T, streams int) {
 	const pages = 1500
 	r := newRig(t, pages)
-	r.calls = make(chan net.Conn)
+	r.inNoTime()
 	rng := rand.New(rand.NewPCG(1, 2))
 	noise := func(p []byte) {
 		for i := 0; i < len(p); i += 8 {
@@ -211,7 +210,7 @@ func moveByBrokenCodec(t *testing.T) {
 	lz4, err := policy.Codecs.Parse("lz4")
 	require.NoError(t, err)
 	r := newRig(t, 64)
-	r.calls = make(chan net.Conn)
+	r.inNoTime()
 	r.put(3, 4)
 	r.send.Policies.Codec = brokenCodec{lz4}
 	res := r.migrate(context.Background())

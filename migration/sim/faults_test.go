@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"sync/atomic"
 	"testing"
@@ -149,7 +148,7 @@ func TestLateGo(t *testing.T) { synctest.Test(t, lateGo) }
 
 func lateGo(t *testing.T) {
 	r, nw := faultRig(t, nil)
-	r.calls = make(chan net.Conn)
+	r.inNoTime()
 	r.send.Silence, r.recv.Silence, r.recv.Lease = time.Hour, time.Hour, 100*time.Millisecond
 	nw.hold = func(typ wire.Type) {
 		if typ == wire.TypeGo {
@@ -175,7 +174,7 @@ func (s *sleeper) now() time.Duration { return migration.BootTime() + time.Durat
 // when it wakes: the source's operator may have resumed the guest meanwhile.
 func TestSuspendedBeforeGo(t *testing.T) {
 	r, nw := faultRig(t, nil)
-	r.send.Silence, r.recv.Silence, r.recv.Lease = 5*time.Second, 5*time.Second, migration.DefaultLease
+	r.send.Silence, r.recv.Silence, r.recv.Lease = time.Minute, time.Minute, migration.DefaultLease
 	var dest sleeper
 	r.recv.Clock = dest.now
 	nw.hold = func(typ wire.Type) {
@@ -193,7 +192,7 @@ func TestSuspendedBeforeGo(t *testing.T) {
 // A source that was suspended while the destination got ready sends no GO.
 func TestSuspendedSource(t *testing.T) {
 	r, nw := faultRig(t, nil)
-	r.send.Silence, r.recv.Silence, r.recv.Lease = 5*time.Second, 5*time.Second, migration.DefaultLease
+	r.send.Silence, r.recv.Silence, r.recv.Lease = time.Minute, time.Minute, migration.DefaultLease
 	var source sleeper
 	r.send.Clock = source.now
 	r.host.Hook(func(m string) {
@@ -214,7 +213,7 @@ func TestSlowReady(t *testing.T) { synctest.Test(t, slowReady) }
 
 func slowReady(t *testing.T) {
 	r, nw := faultRig(t, nil)
-	r.calls = make(chan net.Conn)
+	r.inNoTime()
 	r.send.Silence, r.recv.Silence, r.recv.Lease = time.Hour, time.Hour, 100*time.Millisecond
 	r.host.Hook(func(m string) {
 		if m == "LoadState" {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -203,7 +202,7 @@ func TestHintsOfASilentGuest(t *testing.T) { synctest.Test(t, hintsOfASilentGues
 
 func hintsOfASilentGuest(t *testing.T) {
 	r := newRig(t, 64)
-	r.calls = make(chan net.Conn)
+	r.inNoTime()
 	for i := range uint64(64) {
 		r.put(i, 1)
 	}

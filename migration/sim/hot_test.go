@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -65,7 +64,7 @@ func TestUnchangedPagesConverge(t *testing.T) { synctest.Test(t, unchangedPagesC
 
 func unchangedPagesConverge(t *testing.T) {
 	r := newRig(t, 3000)
-	r.calls = make(chan net.Conn)
+	r.inNoTime()
 	noisy(r)
 	r.src.Hook(func(m string) {
 		if m == "Dirty" {

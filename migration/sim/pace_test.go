@@ -238,7 +238,7 @@ func TestDirtyLimitConverges(t *testing.T) { synctest.Test(t, dirtyLimitConverge
 
 func dirtyLimitConverges(t *testing.T) {
 	r := newRig(t, 4000)
-	r.calls = make(chan net.Conn)
+	r.inNoTime()
 	for i := range uint64(4000) {
 		r.put(i, i+1)
 	}

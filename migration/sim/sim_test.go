@@ -43,9 +43,10 @@ type rig struct {
 	seq  int
 	mu   sync.Mutex
 
-	// calls stands for the socket in a bubble with its own time (testing/synctest),
-	// in which nothing but what sleeps takes any; nil elsewhere.
-	calls chan net.Conn
+	// These stand for the socket in a bubble with its own time (testing/synctest), in
+	// which nothing but what sleeps takes any; nil elsewhere.
+	caller   migration.Dialer
+	acceptor migration.Acceptor
 }
 
 type result struct {
@@ -110,29 +111,26 @@ func (r *rig) dial(ctx context.Context) (net.Conn, error) {
 }
 
 func (r *rig) connect(ctx context.Context) (net.Conn, error) {
-	if r.calls == nil {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", r.ln.Addr().String())
+	if r.caller != nil {
+		return r.caller(ctx)
 	}
-	here, there := net.Pipe()
-	select {
-	case r.calls <- there:
-		return here, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", r.ln.Addr().String())
+}
+
+// inNoTime makes the rig one for a bubble.
+func (r *rig) inNoTime() {
+	r.caller, r.acceptor = pipes(plain)
+	epoch := time.Now()
+	r.send.Clock = func() time.Duration { return time.Since(epoch) }
+	r.recv.Clock = r.send.Clock
 }
 
 func (r *rig) accept(ctx context.Context) (net.Conn, error) {
-	if r.calls == nil {
-		return migration.AcceptFrom(r.ln)(ctx)
+	if r.acceptor != nil {
+		return r.acceptor(ctx)
 	}
-	select {
-	case c := <-r.calls:
-		return c, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	return migration.AcceptFrom(r.ln)(ctx)
 }
 
 func (r *rig) migrate(ctx context.Context) result {
@@ -317,7 +315,7 @@ func TestDisksThatCannotBeReclaimed(t *testing.T) {
 
 func disksThatCannotBeReclaimed(t *testing.T) {
 	r := newRig(t, 64)
-	r.calls = make(chan net.Conn)
+	r.inNoTime()
 	r.src.Fail("Reclaim", errors.New("gone"))
 	r.host.Fail("Acquire", errors.New("other disk"))
 	res := r.migrate(context.Background())

@@ -71,6 +71,7 @@ func TestStalledSource(t *testing.T) {
 		t.Run(where, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newRig(t, 600)
+				r.send.Silence, r.recv.Silence = 5*time.Second, 5*time.Second
 				for i := range uint64(600) {
 					r.put(i, i)
 				}
@@ -173,6 +174,7 @@ func TestReceiveTimeout(t *testing.T) {
 		for i := range uint64(600) {
 			r.put(i, i+1)
 		}
+		r.send.Silence, r.recv.Silence = 5*time.Second, 5*time.Second
 		r.recv.Timeout = 5 * time.Minute
 		res, took := r.over(func(c net.Conn) net.Conn { return trickle{c} })
 		require.ErrorIs(t, res.recvErr, migration.ErrTimeout)
