@@ -1,5 +1,3 @@
-//go:build !race
-
 package xbrle
 
 import (
@@ -18,6 +16,9 @@ import (
 // the loop writes a word itself, which makes a delta, and has the pages to itself
 // at the end. The race detector would rightly complain, so it is not asked.
 func TestLivePage(t *testing.T) {
+	if raceEnabled {
+		t.Skip("pages are written while they are read, on purpose")
+	}
 	play := func() {
 		p := newPeers(t, Config{Bytes: 1 << 20})
 		var memory [8][pageSize / 8]uint64
@@ -61,9 +62,11 @@ func TestLivePage(t *testing.T) {
 	withEach(play)
 }
 
-// TestNoAllocation: the steady state allocates nothing. The race detector makes
-// pools forget on purpose.
+// TestNoAllocation: the steady state allocates nothing.
 func TestNoAllocation(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector makes pools forget")
+	}
 	c := New(Config{Bytes: 1 << 20})
 	defer func() { require.NoError(t, c.Close()) }()
 	var dst [pageSize]byte

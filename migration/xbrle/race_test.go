@@ -1,0 +1,5 @@
+//go:build race
+
+package xbrle
+
+const raceEnabled = true
