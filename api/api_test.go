@@ -195,6 +195,11 @@ func TestUpdateAndCancel(t *testing.T) {
 	st, err = r.c.Migration(ctx)
 	require.NoError(t, err)
 	require.Equal(t, rate, st.Progress.Limit, "a bad update changes nothing")
+	zero := 0.0
+	refused(t, r.c.UpdateMigration(ctx, MigrationUpdate{Bandwidth: new(int64), DowntimeLimitMS: &zero}), 400, "must be above 0")
+	st, err = r.c.Migration(ctx)
+	require.NoError(t, err)
+	require.Equal(t, rate, st.Progress.Limit, "nor does a limit that cannot be met")
 	r.vm.sim.Fail("CanPace", errors.New("no ring here"))
 	ring, empty := "dirty-limit:20", ""
 	refused(t, r.c.UpdateMigration(ctx, MigrationUpdate{Bandwidth: new(int64), Throttle: &ring}), 400, "no ring here")

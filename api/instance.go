@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"godwit/migration"
-	"godwit/migration/policy"
 	"godwit/vmm"
 )
 
@@ -269,45 +267,18 @@ func (i *Instance) CancelMigration(ctx context.Context) error {
 	}
 }
 
-// UpdateMigration retunes the migration under way.
+// UpdateMigration retunes the migration under way: all of u, or nothing where any of
+// it is refused.
 func (i *Instance) UpdateMigration(u MigrationUpdate) error {
 	mv, err := i.last()
 	if err != nil {
 		return err
 	}
-	// Everything is checked before anything changes.
-	var limit time.Duration
-	var throttle policy.Throttle
-	if u.DowntimeLimitMS != nil {
-		if limit, err = duration("downtime_limit_ms", *u.DowntimeLimitMS); err != nil {
-			return err
-		}
+	t, err := u.tuning()
+	if err != nil {
+		return err
 	}
-	if u.Throttle != nil {
-		if throttle, err = policy.Throttles.Parse(*u.Throttle); err != nil {
-			return err
-		}
-		if throttle == nil { // an empty text is the default
-			throttle = policy.None{}
-		}
-		if err := mv.session.CanThrottle(throttle); err != nil {
-			return err
-		}
-	}
-	if u.Bandwidth != nil {
-		if err := mv.session.SetBandwidth(*u.Bandwidth); err != nil {
-			return err
-		}
-	}
-	if u.DowntimeLimitMS != nil {
-		if err := mv.session.SetDowntimeLimit(limit); err != nil {
-			return err
-		}
-	}
-	if u.Throttle != nil {
-		return mv.session.SetThrottle(throttle)
-	}
-	return nil
+	return mv.session.Tune(t)
 }
 
 // Close cancels a migration that may still be cancelled and waits for its end.

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"godwit/migration"
-	"godwit/migration/policy"
 )
 
 // engine is one migration at its source: a migration.Session, or a save into a
@@ -18,10 +17,7 @@ type engine interface {
 	Run(ctx context.Context) (*migration.Report, error)
 	Cancel(reason string) error
 	Progress() migration.Progress
-	SetBandwidth(bytesPerSecond int64) error
-	SetDowntimeLimit(d time.Duration) error
-	SetThrottle(t policy.Throttle) error
-	CanThrottle(t policy.Throttle) error
+	Tune(t migration.Tuning) error
 }
 
 var _ engine = (*migration.Session)(nil)

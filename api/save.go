@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"godwit/migration"
-	"godwit/migration/policy"
 	"godwit/migration/wire"
 )
 
@@ -120,10 +119,8 @@ func (s *save) Progress() migration.Progress {
 	return p
 }
 
-func (s *save) SetBandwidth(int64) error             { return errSaveTuning }
-func (s *save) SetDowntimeLimit(time.Duration) error { return errSaveTuning }
-func (s *save) SetThrottle(policy.Throttle) error    { return errSaveTuning }
-func (s *save) CanThrottle(policy.Throttle) error    { return errSaveTuning }
+// Tune refuses.
+func (s *save) Tune(migration.Tuning) error { return errSaveTuning }
 
 // enter notes a phase and tells whoever watches. pages is how many there are to
 // write, where that is known.

@@ -142,6 +142,28 @@ type MigrationUpdate struct {
 	Throttle        *string  `json:"throttle,omitempty"`
 }
 
+// tuning turns the update into what the engine takes.
+func (u MigrationUpdate) tuning() (migration.Tuning, error) {
+	t := migration.Tuning{Bandwidth: u.Bandwidth}
+	if u.DowntimeLimitMS != nil {
+		limit, err := duration("downtime_limit_ms", *u.DowntimeLimitMS)
+		if err != nil {
+			return t, err
+		}
+		t.DowntimeLimit = &limit
+	}
+	if u.Throttle != nil {
+		var err error
+		if t.Throttle, err = policy.Throttles.Parse(*u.Throttle); err != nil {
+			return t, err
+		}
+		if t.Throttle == nil { // an empty text is the default
+			t.Throttle = policy.None{}
+		}
+	}
+	return t, nil
+}
+
 // MigrationStatus answers GET /migration.
 type MigrationStatus struct {
 	To       string             `json:"to"`

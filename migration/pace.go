@@ -6,14 +6,6 @@ import (
 	"godwit/migration/policy"
 )
 
-// CanThrottle says why the source cannot be slowed as t asks, and what to do.
-func (s *Session) CanThrottle(t policy.Throttle) error {
-	if _, err := s.startOf(t); err != nil {
-		return fmt.Errorf("%w: %w", ErrOptions, err)
-	}
-	return nil
-}
-
 // startOf is the pace that t begins with, if the source can be slowed like that.
 func (s *Session) startOf(t policy.Throttle) (policy.Pace, error) {
 	first := t.Next(policy.Round{})
@@ -21,20 +13,6 @@ func (s *Session) startOf(t policy.Throttle) (policy.Pace, error) {
 		return first, fmt.Errorf("throttle: %w", err)
 	}
 	return first, nil
-}
-
-// SetThrottle changes how the guest is slowed, from the next round on; nil never
-// slows it. One that the source cannot obey is refused, and the migration goes on
-// as before.
-func (s *Session) SetThrottle(t policy.Throttle) error {
-	if t == nil {
-		t = policy.None{}
-	}
-	first, err := s.startOf(t)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrOptions, err)
-	}
-	return s.change(func() { s.throttle, s.first = t, first })
 }
 
 // firstPace is what the throttle in force begins with.

@@ -135,36 +135,6 @@ func (s *Session) Progress() Progress {
 	return p
 }
 
-// SetBandwidth changes the limit of all streams together, bytes per second; 0
-// means none.
-func (s *Session) SetBandwidth(bytesPerSecond int64) error {
-	if err := checkBandwidth(bytesPerSecond, s.o.Streams); err != nil {
-		return err
-	}
-	return s.change(func() { s.limit.set(bytesPerSecond) })
-}
-
-// SetDowntimeLimit changes what the stop rule aims at.
-func (s *Session) SetDowntimeLimit(d time.Duration) error {
-	if err := checkDowntimeLimit(d); err != nil {
-		return err
-	}
-	return s.change(func() { s.downLimit = d })
-}
-
-func (s *Session) change(f func()) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.p.Done:
-		return ErrNotRunning
-	case s.committed:
-		return ErrCommitted
-	}
-	f()
-	return nil
-}
-
 // knobs are what may change from round to round.
 func (s *Session) knobs() (time.Duration, policy.Throttle) {
 	s.mu.Lock()

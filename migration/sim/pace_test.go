@@ -209,7 +209,6 @@ func TestRetuneThrottle(t *testing.T) {
 			require.ErrorContains(t, err, "no ring here")
 		case 2:
 			r.src.Fail("CanPace", nil)
-			require.NoError(t, s.CanThrottle(&policy.DirtyLimit{PagesPerSecond: 300}))
 			require.NoError(t, s.SetThrottle(&policy.DirtyLimit{PagesPerSecond: 300}))
 		case 3:
 			require.NoError(t, s.SetThrottle(nil))
