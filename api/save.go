@@ -36,11 +36,8 @@ var _ engine = (*save)(nil)
 var errSaveTuning = errors.New("a machine on its way into a file cannot be retuned; cancel it and start again")
 
 func newSave(src migration.Source, path string, o migration.SendOptions) (*save, error) {
-	if o.Streams > 1 {
-		return nil, fmt.Errorf("%w: %d streams; a file takes one", migration.ErrOptions, o.Streams)
-	}
-	if o.FreePageHint {
-		return nil, fmt.Errorf("%w: %w on the way into a file: the guest is paused first and cannot be asked", migration.ErrOptions, migration.ErrHint)
+	if err := migration.CheckSave(o); err != nil {
+		return nil, err
 	}
 	if err := checkSavePath(path); err != nil {
 		return nil, err

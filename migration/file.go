@@ -29,19 +29,19 @@ type fileWriter struct {
 }
 
 // Save pauses the machine and writes all of it to w, in the protocol's own
-// frames: stop-and-copy with no destination to answer. Mode, Streams, Silence,
-// DowntimeLimit and Policies other than Order are not used; Bandwidth is.
+// frames: stop-and-copy with no destination to answer. CheckSave says which
+// options it has no use for; Timeout is the caller's to keep, by ctx.
 //
 // On success the machine stays paused with its disks released; to let it go
 // on, the caller calls Reclaim and Resume. On failure it runs on, or
 // ErrStaysPaused says why not.
 func Save(ctx context.Context, src Source, w io.Writer, o SendOptions) (*Report, error) {
+	if err := CheckSave(o); err != nil {
+		return nil, err
+	}
 	o, err := o.withDefaults()
 	if err != nil {
 		return nil, err
-	}
-	if o.Local {
-		return nil, fmt.Errorf("%w: %w into a file; memory changes hands between processes only", ErrOptions, ErrLocal)
 	}
 	began := time.Now()
 	f := &fileWriter{ctx: ctx, src: src, o: o, w: wire.NewWriter(w),

@@ -27,23 +27,16 @@ import (
 
 var errNotUnix = errors.New("it needs a unix socket, since only that carries files; use unix:PATH at both ends")
 
-// checkLocal refuses what has no meaning where nothing is copied.
+// checkLocal refuses what has no meaning where nothing is copied, beside what
+// checkUnused does.
 func checkLocal(o *SendOptions) error {
-	if !o.Local {
-		return nil
-	}
-	bad := func(what string) error {
-		return fmt.Errorf("%w: %w with %s: no page is copied; leave it out, or leave local out", ErrOptions, ErrLocal, what)
-	}
 	switch {
+	case !o.Local:
+		return nil
 	case o.Mode != PreCopy:
-		return bad(fmt.Sprintf("mode %q", o.Mode))
+		return o.useless(fmt.Sprintf("mode %q", o.Mode))
 	case o.Streams > 1:
-		return bad(fmt.Sprintf("%d streams", o.Streams))
-	case o.Bandwidth != 0:
-		return bad("a bandwidth limit")
-	case o.Policies.Codec.ID() != 0:
-		return bad("a page codec")
+		return o.useless(fmt.Sprintf("%d streams", o.Streams))
 	}
 	return nil
 }

@@ -50,7 +50,8 @@ type Dialer func(ctx context.Context) (net.Conn, error)
 type Acceptor func(ctx context.Context) (net.Conn, error)
 
 // SendOptions says how a source migrates. The zero value is a pre-copy over one
-// stream with every default.
+// stream with every default. An option that would do nothing in this mode is
+// refused where it is not the default.
 type SendOptions struct {
 	Mode          Mode          // "" means PreCopy
 	VMID          string        // tells the destination's operator which VM comes, at most 64 bytes
@@ -69,9 +70,9 @@ type SendOptions struct {
 	// changes, from the goroutine that drives the migration. It must not block.
 	OnProgress func(Progress)
 	// Local hands the memory itself to a process of this host, over a unix socket:
-	// nothing is copied, so there are no streams, no rounds and nothing for a codec,
-	// a bandwidth limit or another mode to act on; these are refused, and the other
-	// policies are not asked. The Source must be a LocalSource.
+	// nothing is copied, so there are no streams, no rounds and nothing for policies,
+	// a bandwidth or downtime limit or another mode to act on. The Source must be a
+	// LocalSource.
 	Local bool
 	// FreePageHint asks the guest, before round 1, which of its pages it does not
 	// need, and leaves those out unless it writes to them. The Source must be a
@@ -102,6 +103,9 @@ func (o SendOptions) withDefaults() (SendOptions, error) {
 		return o, fmt.Errorf("%w: timeout %v is negative", ErrOptions, o.Timeout)
 	}
 	if err := checkLocal(&o); err != nil {
+		return o, err
+	}
+	if err := o.checkUnused(); err != nil {
 		return o, err
 	}
 	if err := checkHint(&o); err != nil {

@@ -25,9 +25,6 @@ func (s *Session) firstPace() policy.Pace {
 // canThrottle asks, before anything is connected, whether the guest can be slowed
 // as the throttle will want. A later one was asked about when it was set.
 func (e *engine) canThrottle() error {
-	if e.o.Mode == StopAndCopy || e.o.Local {
-		return nil // the guest is never slowed
-	}
 	_, err := e.s.startOf(e.o.Policies.Throttle)
 	return err
 }

@@ -15,8 +15,12 @@ type Tuning struct {
 }
 
 // Tune changes a migration: all that t says, or nothing, where any of it is refused.
-// The migration then goes on as before.
+// The migration then goes on as before. What would do nothing in this session is
+// refused as SendOptions are.
 func (s *Session) Tune(t Tuning) error {
+	if err := s.canUse(t); err != nil {
+		return err
+	}
 	if t.Bandwidth != nil {
 		if err := checkBandwidth(*t.Bandwidth, s.o.Streams); err != nil {
 			return err
@@ -52,6 +56,21 @@ func (s *Session) Tune(t Tuning) error {
 		s.throttle, s.first = t.Throttle, first
 	}
 	return nil
+}
+
+// canUse refuses what the session would not heed.
+func (s *Session) canUse(t Tuning) error {
+	o := s.o
+	if t.Bandwidth != nil {
+		o.Bandwidth = *t.Bandwidth
+	}
+	if t.DowntimeLimit != nil {
+		o.DowntimeLimit = *t.DowntimeLimit
+	}
+	if t.Throttle != nil {
+		o.Policies.Throttle = t.Throttle
+	}
+	return o.checkUnused()
 }
 
 // SetBandwidth changes the limit of all streams together, bytes per second; 0

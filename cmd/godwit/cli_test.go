@@ -100,6 +100,7 @@ func TestExitCodesAndMessages(t *testing.T) {
 		{"migrate --to tcp:h:1 --name a --api-sock b", 2, "both"},
 		{"migrate --to tcp:h:1 --name a --bandwidth 5", 2, "125MB/s"},
 		{"migrate --to tcp:h:1 --name a --downtime-limit soon", 2, "30ms"},
+		{"migrate --to tcp:h:1 --name a --downtime-limit 0", 2, "cannot be met"},
 		{"migrate --to tcp:h:1 --name a --timeout -1s", 2, "2s"},
 		{"migrate --to tcp:h:1 --api-sock " + absent, 1, "does the machine run"},
 		{"pause", 2, "which machine"},

@@ -35,11 +35,13 @@ The guest runs on until the last pages are sent. Until the destination has been 
 guest runs on here; after that it cannot be undone. The source's process ends when the guest has moved.
 
 With --local the memory itself goes to a process of this host, without a copy: in a few milliseconds, whatever the
-size. The machine must have been started with --memory-backing memfd, and the destination listen on unix:PATH.
+size. The machine must have been started with --memory-backing memfd, and the destination listen on unix:PATH. Flags about
+copying (--mode, --streams, --bandwidth, --downtime-limit and the policies) have nothing to act on then and are refused.
 
 With --to file:PATH the guest is paused and all of it written to PATH, which appears only when it is whole and on the
 disk. "godwit receive --listen file:PATH" lets it run on. The source's process ends then, or with --keep stays, paused,
-and "godwit resume" lets the guest run on in it; its disks change then, and the file does not fit them any more.
+and "godwit resume" lets the guest run on in it; its disks change then, and the file does not fit them any more. Of the
+flags about copying only --bandwidth acts on a file; the others are refused.
 
 With --tls-cert, --tls-key and --tls-ca the way to a TCP destination is encrypted, and both sides show certificates: the
 destination's must be for the HOST of --to. The machine's process reads the files when the migration starts.`,
@@ -72,6 +74,9 @@ destination's must be for the HOST of --to. The machine's process reads the file
 			if q.TLSFiles, err = q.TLSFiles.Absolute(); err != nil {
 				return err
 			}
+			if cmd.Flags().Changed("downtime-limit") && downtime == 0 {
+				return usage("--downtime-limit 0 cannot be met; give what the guest may stand still, as in --downtime-limit 30ms")
+			}
 			q.To = to.String()
 			q.Bandwidth, q.DowntimeLimitMS, q.TimeoutMS = int64(bandwidth), downtime.ms(), timeout.ms()
 			return migrate(cmd.Context(), c, q, asJSON)
@@ -81,7 +86,7 @@ destination's must be for the HOST of --to. The machine's process reads the file
 	t.add(f)
 	names := func(list []string) string { return strings.Join(list, ", ") }
 	f.StringVar(&q.To, "to", "", "the destination `ADDRESS`, as in --to tcp:host2:7000, --to unix:in.sock or --to file:web.saved")
-	f.StringVar(&q.Mode, "mode", string(migration.PreCopy), "`MODE`: precopy, copying while the guest runs; or pausing it first and copying once, as in --mode stop-and-copy, which a file always takes")
+	f.StringVar(&q.Mode, "mode", string(migration.PreCopy), "`MODE`: precopy, copying while the guest runs; or pausing it first and copying once, as in --mode stop-and-copy, which a file always takes; --throttle, --stop and --downtime-limit are refused with it")
 	f.IntVar(&q.Streams, "streams", 1, "number `N` of data connections, as in --streams 4")
 	f.Var(&bandwidth, "bandwidth", "most that all streams may send together, as in --bandwidth 125MB/s (default no limit)")
 	f.Var(&downtime, "downtime-limit", fmt.Sprintf("downtime to aim at, as in --downtime-limit 30ms (default %v)", migration.DefaultDowntimeLimit))

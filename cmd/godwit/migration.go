@@ -66,7 +66,8 @@ func newMigrationSet() *cobra.Command {
 		Short: "Retune a migration under way",
 		Long: `Retune a migration under way. Any of the settings may be given; bandwidth=0 takes the limit away, and throttle comes
 last, since what follows may be its own options. It holds from the next round on; one that the machine cannot obey, as
-dirty-limit without --tracker ring, is refused, and the migration goes on as before.`,
+dirty-limit without --tracker ring, is refused. So is what would do nothing: all of it with --local, downtime-limit and
+throttle with --mode stop-and-copy. Where one setting is refused none changes, and the migration goes on as before.`,
 		Example: `  godwit migration set --name web bandwidth=250MB/s,downtime-limit=50ms
   godwit migration set --name web throttle=cap:50,by=duty
   godwit migration set --name web throttle=none`,

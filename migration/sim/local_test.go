@@ -17,6 +17,7 @@ import (
 
 	"godwit/migration"
 	"godwit/migration/lz4codec"
+	"godwit/migration/policy"
 	"godwit/migration/sim"
 	"godwit/migration/wire"
 )
@@ -166,6 +167,10 @@ func TestLocalOptions(t *testing.T) {
 		"bandwidth limit": func(o *migration.SendOptions) { o.Bandwidth = 1 << 30 },
 		"stop-and-copy":   func(o *migration.SendOptions) { o.Mode = migration.StopAndCopy },
 		"page codec":      func(o *migration.SendOptions) { o.Policies.Codec = codec },
+		"order of pages":  func(o *migration.SendOptions) { o.Policies.Order = &policy.HotLast{} },
+		"a throttle":      func(o *migration.SendOptions) { o.Policies.Throttle = policy.Cap{Percent: 50} },
+		"a stop rule":     func(o *migration.SendOptions) { o.Policies.Stop = policy.LastSync{MaxRounds: 3} },
+		"downtime limit":  func(o *migration.SendOptions) { o.DowntimeLimit = time.Millisecond },
 	} {
 		o := migration.SendOptions{Local: true}
 		change(&o)

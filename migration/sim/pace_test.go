@@ -124,9 +124,6 @@ func TestThrottleRefused(t *testing.T) {
 	require.Empty(t, r.src.Calls())
 	require.NoError(t, r.src.Unharmed())
 	require.NoError(t, r.world.Check())
-
-	r.send.Mode = migration.StopAndCopy
-	r.moved(r.migrate(context.Background())) // nothing to slow
 }
 
 // A pace that fails half-way is undone, at any point.
