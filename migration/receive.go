@@ -15,15 +15,6 @@ import (
 	"godwit/migration/wire"
 )
 
-const (
-	// populatePiece is how much memory one call of Target.Populate gets: a huge page.
-	populatePiece = 2 << 20
-	// populateLead is how far memory is prepared ahead of the data, bytes: far enough
-	// that streams find it ready, near enough that what the kernel has just zeroed is
-	// still in the processor's cache when the data comes.
-	populateLead = 16 << 20
-)
-
 // receiver is the destination's side of one migration. Its fields belong to the
 // goroutine that called Receive, except where a type guards itself.
 type receiver struct {
@@ -50,6 +41,7 @@ type receiver struct {
 	layout   []Extent
 	config   []byte
 	state    bytes.Buffer
+	peeked   *outcome // what next gives next, where peek has waited for it
 
 	mu         sync.Mutex // guards what follows
 	phase      Phase
@@ -297,93 +289,6 @@ func (r *receiver) configure(accept Acceptor) error {
 	r.wg.Go(r.populator)
 	r.wg.Go(func() { r.acceptStreams(accept) })
 	return r.link.send(wire.TypeBuilt, 0, built.Append(nil))
-}
-
-// populator prepares announced memory ahead of the data.
-func (r *receiver) populator() {
-	defer close(r.popDone)
-	var prepared uint64 // bytes
-	for {
-		var es []Extent
-		var more bool
-		select {
-		case es, more = <-r.populate:
-		case <-r.ctx.Done():
-		}
-		if !more {
-			return
-		}
-		for _, e := range es {
-			for e.Len > 0 {
-				if !r.keepLead(prepared) {
-					return
-				}
-				n := min(e.Len, populatePiece-e.GPA%populatePiece)
-				if err := r.target.Populate([]Extent{{GPA: e.GPA, Len: n}}); err != nil {
-					r.fail(fmt.Errorf("populate guest memory: %w", err))
-					return
-				}
-				e.GPA, e.Len = e.GPA+n, e.Len-n
-				prepared += n
-			}
-		}
-	}
-}
-
-// keepLead waits until no more than the lead is prepared ahead of the data. It
-// says false when nothing more need be.
-func (r *receiver) keepLead(prepared uint64) bool {
-	for {
-		select {
-		case <-r.ctx.Done():
-			return false
-		case <-r.popStop:
-			return false
-		default:
-		}
-		if prepared <= r.page.counts().sent()*pageSize+populateLead {
-			return true
-		}
-		select {
-		case <-r.arrived:
-		case <-r.ctx.Done():
-		case <-r.popStop:
-		}
-	}
-}
-
-// copyMemory hears the extents while the streams fill memory, until the first
-// message of the next phase.
-func (r *receiver) copyMemory() error {
-	if r.local() {
-		return nil // it is here
-	}
-	if err := r.enter(PhaseCopy); err != nil {
-		return err
-	}
-	defer close(r.populate)
-	for last := false; !last; {
-		m, err := r.next()
-		if err != nil {
-			return err
-		}
-		if m.typ != wire.TypeExtents {
-			return fmt.Errorf("%w: %s where EXTENTS must be", wire.ErrFormat, m.typ)
-		}
-		es, err := wire.DecodeExtents(m.body)
-		if err != nil {
-			return err
-		}
-		if es, err = r.mem.split(es); err != nil {
-			return err
-		}
-		select {
-		case r.populate <- es:
-		case <-r.popDone: // failed, and r.ctx says why
-		}
-		last = m.last
-	}
-	return nil
 }
 
 // snapshot lists the data connections that have found their place.

@@ -15,6 +15,10 @@ import (
 // only wants to keep others out, may not. What this side takes for its own work
 // does not count, for nobody is waited for then.
 func (r *receiver) next() (message, error) {
+	if h := r.peeked; h != nil {
+		r.peeked = nil
+		return h.message, h.err
+	}
 	if r.o.Stall < 0 {
 		return r.link.next(r.ctx)
 	}
@@ -29,6 +33,19 @@ func (r *receiver) next() (message, error) {
 		}
 		from = moved
 	}
+}
+
+// outcome is what a wait for a message has come to.
+type outcome struct {
+	message
+	err error
+}
+
+// peek waits for the next message, and leaves it to next.
+func (r *receiver) peek() error {
+	m, err := r.next()
+	r.peeked = &outcome{m, err}
+	return err
 }
 
 // nextBy waits until a moment, counted from the beginning.
