@@ -43,7 +43,9 @@ type engine struct {
 	gfns      []uint64
 	listed    []uint16 // by page, the last round that was to send it; only to verify
 	bandwidth float64  // acknowledged bytes per second
+	measured  bool     // bandwidth is of a round that can be believed, else no more than it may be
 	wireBase  uint64   // bytes written before the round under way
+	zeroBase  uint64   // zero pages sent before it
 	last      policy.Round
 
 	clearing sync.RWMutex // held shared by streams in Source.Clear
