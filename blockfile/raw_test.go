@@ -87,6 +87,21 @@ func TestLockSeesAnotherDisk(t *testing.T) {
 	require.NoError(t, other.Close())
 }
 
+// TestCloseUnlocks although a copy of the descriptor lives on, as it does in a
+// child that is forked and has not come to its exec.
+func TestCloseUnlocks(t *testing.T) {
+	path := image(t, make([]byte, 4096))
+	r, err := openRaw(path, Options{})
+	require.NoError(t, err)
+	child, err := unix.FcntlInt(uintptr(r.fd), unix.F_DUPFD_CLOEXEC, 0)
+	require.NoError(t, err)
+	defer unix.Close(child)
+	require.NoError(t, r.Close())
+	next, err := Open(path, Options{})
+	require.NoError(t, err)
+	require.NoError(t, next.Close())
+}
+
 func TestReadersShare(t *testing.T) {
 	path := image(t, make([]byte, 4096))
 	a, err := Open(path, Options{ReadOnly: true})
