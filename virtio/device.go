@@ -51,6 +51,16 @@ type Device interface {
 	Resume() error
 }
 
+// Negotiator is a Device whose configuration space depends on what the driver
+// accepted. The driver may read and write it as soon as that is settled, which
+// is before Activate.
+type Negotiator interface {
+	// Negotiated is called when the driver sets FEATURES_OK: once at most
+	// between Reset and Activate, and never for a device that was restored
+	// beyond that.
+	Negotiated(features uint64)
+}
+
 // Activation is what the driver and the transport agreed on.
 type Activation struct {
 	// Features is the negotiated subset of everything that was offered.

@@ -281,6 +281,8 @@ func TestWriteCache(t *testing.T) {
 		{"driver flushes itself", 0, -1, 0},
 		{"driver knows flush only", featureWCE, -1, 0},
 		{"driver knows neither", featureWCE | featureFlush, -1, 1},
+		{"driver sets the mode and has no flush", featureFlush, -1, 1},
+		{"driver has no flush and asks for writeback", featureFlush, 1, 0},
 		{"driver asks for writethrough", 0, 0, 1},
 		{"driver asks for writeback", 0, 1, 0},
 	} {
@@ -294,6 +296,23 @@ func TestWriteCache(t *testing.T) {
 			_, flushes := disk.counts()
 			require.Equal(t, c.want, flushes)
 		})
+	}
+}
+
+// TestWriteCacheUnflushed is virtio 1.2, 5.2.5.2: a driver without FLUSH finds
+// no write cache as soon as its features are settled, and one with it does.
+func TestWriteCacheUnflushed(t *testing.T) {
+	g := &guest{t: t, mem: drivertest.Memory(t, memSize), irq: drivertest.NewInterrupt()}
+	g.transport(blk.Config{Backend: diskFile(t, blockfile.Options{})})
+	for _, c := range []struct {
+		refused uint64
+		want    byte
+	}{{1 << 9, 0}, {0, 1}, {1<<9 | 1<<11, 0}, {1 << 11, 1}} {
+		require.True(t, g.regs.Negotiate(g.regs.DeviceFeatures()&^c.refused))
+		var mode [1]byte
+		g.tr.Read(0x100+32, mode[:])
+		require.Equal(t, c.want, mode[0], "without features %#x", c.refused)
+		g.regs.Set(0x70, 0)
 	}
 }
 

@@ -95,6 +95,14 @@ func (d *Device) ReadConfig(off uint64, p []byte) {
 	copy(p, c[off:])
 }
 
+// Negotiated implements virtio.Negotiator: a driver that cannot flush finds no
+// write cache (virtio 1.2, 5.2.5.2), unless it turns it on knowingly.
+func (d *Device) Negotiated(features uint64) {
+	if features&featureFlush == 0 {
+		d.writeback.Store(false)
+	}
+}
+
 // WriteConfig implements virtio.Device. Only the cache mode can be changed:
 // virtio 1.2, 5.2.5.
 func (d *Device) WriteConfig(off uint64, p []byte) {

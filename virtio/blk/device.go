@@ -86,7 +86,10 @@ type Device struct {
 	lastErr error
 }
 
-var _ virtio.Device = (*Device)(nil)
+var (
+	_ virtio.Device     = (*Device)(nil)
+	_ virtio.Negotiator = (*Device)(nil)
+)
 
 // New makes a device that is inactive.
 func New(cfg Config) (*Device, error) {

@@ -20,7 +20,7 @@ type step struct {
 var steps = [...]step{
 	{from: 0, bit: statusAcknowledge},
 	{from: statusAcknowledge, bit: statusDriver},
-	{from: statusAcknowledge | statusDriver, bit: statusFeaturesOK, enter: (*Transport).acceptFeatures},
+	{from: statusAcknowledge | statusDriver, bit: statusFeaturesOK, enter: (*Transport).acceptFeatures, entered: (*Transport).settle},
 	{from: statusAcknowledge | statusDriver | statusFeaturesOK, bit: statusDriverOK, entered: (*Transport).start},
 }
 
@@ -78,6 +78,13 @@ func (t *Transport) acceptFeatures() error {
 		return fmt.Errorf("it does not accept VIRTIO_F_VERSION_1, and there is no legacy interface")
 	}
 	return nil
+}
+
+// settle is what FEATURES_OK sets off.
+func (t *Transport) settle() {
+	if n, ok := t.dev.(virtio.Negotiator); ok {
+		n.Negotiated(t.driverFeatures)
+	}
 }
 
 // start is what DRIVER_OK sets off.
