@@ -72,7 +72,7 @@ type Machine struct {
 	tscShift       uint64 // between the source's TSC offsets and ours
 	tscAligned     bool   // tscShift is known
 	released       bool   // disk locks and the like are given up to a destination
-	arrived        bool   // came from another host and has not run here yet
+	toFollow       bool   // came from another host, or has stayed here after all, and has not run since
 
 	channelTimer *time.Timer // asks for channels again: see channels.go
 }
@@ -186,8 +186,8 @@ func (m *Machine) run() error {
 	}
 	m.dev.resume()
 	m.runVCPUs()
-	if m.arrived {
-		m.arrived = false
+	if m.toFollow {
+		m.toFollow = false
 		m.dev.follow()
 	}
 	return nil

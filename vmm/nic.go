@@ -218,8 +218,8 @@ func (n *nic) plug(in bool) error {
 // expect throws away what gathered so far: the source's tap got it, too.
 func (n *nic) expect() { n.tap.Purge() }
 
-// claim undoes release at a source whose migration failed, and tells the network
-// that the guest has stayed.
+// claim undoes release at a source whose migration failed. That the guest has
+// stayed is told when it runs: a paused device says nothing.
 func (n *nic) claim() error {
 	if !n.quiet {
 		return nil
@@ -228,7 +228,6 @@ func (n *nic) claim() error {
 		return err
 	}
 	n.quiet = false
-	n.follow()
 	return nil
 }
 

@@ -194,13 +194,21 @@ func TestTapIsQuietWhileReleased(t *testing.T) {
 		require.NoError(t, err)
 		return l.Attrs().OperState
 	}
+	hear(t, taptest.PacketsOf(t, "peer", loadType))
 	require.Equal(t, 1, known())
 	require.NoError(t, m.Pause(context.Background()))
-	require.NoError(t, m.dev.release())
+	require.NoError(t, m.Source().Release())
 	require.Zero(t, known())
 	taptest.Until(t, func() bool { return state() == netlink.OperDown })
-	require.NoError(t, m.dev.claim())
-	require.NoError(t, m.dev.claim(), "having it already is no error")
+	require.NoError(t, m.Source().Reclaim())
+	require.NoError(t, m.Source().Reclaim(), "having it already is no error")
+	require.NoError(t, m.dev.claim(), "nor for its parts")
+	// However long it stays paused, the announcements are still to come.
+	for _, p := range m.dev.parts {
+		if n, ok := p.(*nic); ok {
+			n.done.Wait()
+		}
+	}
 	announced := taptest.PacketsOf(t, "peer", unix.ETH_P_RARP)
 	require.NoError(t, m.Resume())
 	taptest.Until(t, func() bool { return state() == netlink.OperUp })

@@ -10,6 +10,7 @@ import "godwit/virtio"
 //	Pause (devices drained)         created, locks and traffic still the source's
 //	release ──────────────────────> expect, claim
 //	   └ claim, if it failed        the guest runs, follow
+//	     the guest runs, follow
 type part interface {
 	// kind and name are for messages: `disk "vda"`.
 	kind() string
@@ -26,8 +27,9 @@ type part interface {
 	claim() error
 	// vital says that the guest must not run without what claim takes.
 	vital() bool
-	// follow says that a guest that came from elsewhere runs here now. It does
-	// not block: what takes long goes on in a goroutine that close ends.
+	// follow says that a guest that came from elsewhere, or was to go there, runs
+	// here now. It does not block: what takes long goes on in a goroutine that close
+	// ends.
 	follow()
 	// info adds the part's figures.
 	info(*Info)

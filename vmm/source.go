@@ -201,6 +201,7 @@ func (s *source) Reclaim() error {
 		return err
 	}
 	s.m.released = false
+	s.m.toFollow = true // when it runs: an operator may have paused it
 	s.m.reclaimChannels(channelTries)
 	return nil
 }

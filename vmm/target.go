@@ -91,7 +91,7 @@ func newIncoming(in Incoming, offer migration.Offer) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.arrived = true
+	m.toFollow = true
 	if w.TSCKHz != 0 && w.TSCKHz != m.tscKHz {
 		if err := m.setTSCKHz(w.TSCKHz); err != nil {
 			return nil, errors.Join(err, m.Close())
