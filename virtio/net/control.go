@@ -204,7 +204,8 @@ func (c *controller) setMAC(chain *queue.Chain) bool {
 	return true
 }
 
-// setPairs is 5.1.6.5.5. Workers of pairs that join are woken.
+// setPairs is 5.1.6.5.5. Workers of pairs that join are woken. Those of pairs that
+// leave are told before the backend knows: what it answers them then is no error.
 func (c *controller) setPairs(chain *queue.Chain) bool {
 	b, ok := c.take(chain, 2)
 	if !ok {
@@ -214,16 +215,19 @@ func (c *controller) setPairs(chain *queue.Chain) bool {
 	if n < 1 || n > c.pairs {
 		return false
 	}
-	if err := c.dev.backend.SetQueues(n); err != nil {
+	before := c.dev.inUse.Load()
+	c.dev.inUse.Store(min(before, int32(n)))
+	err := c.dev.backend.SetQueues(n)
+	if err != nil {
 		c.dev.fail(err)
-		return false
+		n = int(before)
 	}
 	c.dev.inUse.Store(int32(n))
 	for i := range c.pairs {
 		// A signal that fails means an eventfd that nobody sleeps on any more.
 		_ = c.live.Kicks[2*i].Signal()
 	}
-	return true
+	return err == nil
 }
 
 // setOffloads is 5.1.6.5.6.

@@ -3,10 +3,12 @@ package net_test
 import (
 	"encoding/binary"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"godwit/virtio/internal/drivertest"
 	"godwit/virtio/net"
@@ -174,6 +176,45 @@ func TestPairs(t *testing.T) {
 	require.EqualValues(t, 2, next.queues.Load())
 	next.give(t, 1, packet(ownMAC, 7, 100))
 	require.Equal(t, expect(packet(ownMAC, 7, 100), 1), g.receive(1))
+}
+
+// leaving is a wire whose second pair is being read when it is taken out of use,
+// which it then says, as a tap does.
+type leaving struct {
+	*wire
+	once          sync.Once
+	reading, left chan struct{}
+}
+
+func (l *leaving) Readv(pair int, bufs [][]byte) (int, error) {
+	if pair == 0 {
+		return l.wire.Readv(pair, bufs)
+	}
+	l.reading <- struct{}{}
+	<-l.left
+	return 0, unix.EBADFD
+}
+
+func (l *leaving) leave() { l.once.Do(func() { close(l.left) }) }
+
+func (l *leaving) SetQueues(n int) error {
+	if l.queues.Load() == 2 && n == 1 {
+		l.leave()
+	}
+	return l.wire.SetQueues(n)
+}
+
+// TestPairLeavesWhileItIsRead: that is no error of the host's.
+func TestPairLeavesWhileItIsRead(t *testing.T) {
+	l := &leaving{wire: newWire(t, 2), reading: make(chan struct{}, 1), left: make(chan struct{})}
+	g := boot(t, setup{config: net.Config{Backend: l, Pairs: 2}})
+	defer l.leave() // a worker that reads cannot be stopped
+	g.post(1, 1, 2048)
+	require.Zero(t, g.command(4, 0, 2, 0))
+	<-l.reading
+	require.Zero(t, g.command(4, 0, 1, 0))
+	require.NoError(t, g.tr.Pause())
+	require.Zero(t, g.dev.Stats().HostErrors, g.dev.Stats().LastHostError)
 }
 
 // TestOnePairWithoutMQ: then the control queue is the third.

@@ -151,6 +151,8 @@ func (r *receiver) drain() error {
 		case err == unix.EAGAIN:
 			r.sleep = forBackend
 			return r.out.flush()
+		case err != nil && r.pair >= int(r.dev.inUse.Load()):
+			// The controller took the pair out of use meanwhile.
 		case err != nil:
 			// There is nothing to wait for but a change of mind: a resume, or a kick.
 			r.window.markAll(maxPacket)

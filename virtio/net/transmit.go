@@ -124,7 +124,9 @@ func (x *transmitter) send(c *queue.Chain) bool {
 			return false
 		default:
 			x.out.refused++
-			x.dev.fail(fmt.Errorf("transmit: %w", err))
+			if x.pair < int(x.dev.inUse.Load()) { // still
+				x.dev.fail(fmt.Errorf("transmit: %w", err))
+			}
 		}
 		return true
 	}
