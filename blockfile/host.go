@@ -76,11 +76,11 @@ func (r *raw) readTail(b []byte, off int64) error {
 		if err == unix.EINTR {
 			continue
 		}
-		if err != nil && done == 0 {
-			return fmt.Errorf("at byte %d: %w", off, err)
-		}
-		if n <= 0 || err != nil {
+		if n == 0 || err == unix.EINVAL && done > 0 && r.cache == CacheNone {
 			break // the end, or within its block
+		}
+		if err != nil {
+			return fmt.Errorf("at byte %d: %w", off+int64(done), err)
 		}
 		done += n
 	}

@@ -137,6 +137,27 @@ func TestTruncatedUnderUs(t *testing.T) {
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 }
 
+// TestFailureAfterTheStart: what cannot be read is no end of the file. A page of
+// memory behind which a mapping has no file fails that way.
+func TestFailureAfterTheStart(t *testing.T) {
+	const page = 4096
+	mem, err := unix.MemfdCreate("page", unix.MFD_CLOEXEC)
+	require.NoError(t, err)
+	defer unix.Close(mem)
+	require.NoError(t, unix.Ftruncate(mem, page))
+	at, err := unix.MmapPtr(mem, 0, nil, 2*page, unix.PROT_READ, unix.MAP_SHARED)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, unix.MunmapPtr(at, 2*page)) }()
+	fd, err := unix.Open("/proc/self/mem", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	require.NoError(t, err)
+	defer unix.Close(fd)
+	for _, cache := range []Cache{CacheWriteback, CacheNone} {
+		r := &raw{fd: fd, cache: cache}
+		require.NoError(t, r.readTail(make([]byte, page), int64(uintptr(at))))
+		require.ErrorIs(t, r.readTail(make([]byte, 2*page), int64(uintptr(at))), unix.EIO)
+	}
+}
+
 // TestZeroFallback writes zeroes out where the file system has no shortcut.
 func TestZeroFallback(t *testing.T) {
 	want := random(7, testSize)
