@@ -343,7 +343,14 @@ func (m *moody) Flush() error {
 	return nil
 }
 
-// TestHostFails has the host refuse writes and flushes now and then. What did
+func (m *moody) Punch(off, n int64) error {
+	if m.fail && m.r.IntN(6) == 0 {
+		return errMoody
+	}
+	return m.memory.Punch(off, n)
+}
+
+// TestHostFails has the host refuse requests now and then. What did
 // not fail is there, and the image is whole.
 func TestHostFails(t *testing.T) {
 	const sectors = 300

@@ -1,6 +1,10 @@
 package qcow2
 
-import "sync/atomic"
+import (
+	"cmp"
+	"errors"
+	"sync/atomic"
+)
 
 // The order in which metadata reaches the file. An arrow means that the left is
 // stable before the right is written, so that whatever a crash leaves refers
@@ -144,41 +148,45 @@ func (m *Image) reclaim() error {
 	for _, r := range ready {
 		atomic.AddInt64(&m.freed, -r.count)
 	}
+	var first error
 	for _, r := range ready {
-		if err := m.countOff(r); err != nil {
-			return err
-		}
+		first = cmp.Or(first, m.countOff(r))
 	}
-	return nil
+	return first
 }
 
-// countOff lowers the counts of a run and punches out what became free.
-func (m *Image) countOff(r run) error {
+// countOff lowers the counts of a run and punches out what became free. What
+// fails does so for its own clusters alone, which stay counted; the first error
+// is told.
+func (m *Image) countOff(r run) (first error) {
 	hole := run{}
-	punch := func() error {
+	punch := func() {
 		if hole.count == 0 {
-			return nil
+			return
 		}
 		m.refs.hint = min(m.refs.hint, hole.first)
-		err := m.host.Punch(hole.first<<m.g.bits, hole.count<<m.g.bits)
+		// The clusters are free even if the file keeps their storage.
+		_ = m.host.Punch(hole.first<<m.g.bits, hole.count<<m.g.bits)
 		hole.count = 0
-		return err
 	}
 	for c := r.first; c < r.first+r.count; c++ {
 		left, err := m.count(c, -1)
-		if err != nil {
-			return err
+		if err != nil || left != 0 {
+			punch()
 		}
-		if left != 0 {
-			if err := punch(); err != nil {
-				return err
+		switch {
+		case err != nil:
+			first = cmp.Or(first, err)
+			if !errors.Is(err, ErrCorrupt) {
+				c |= int64(m.g.perBlock) - 1 // the block cannot be read, so try the next
 			}
-			continue
+		case left == 0:
+			if hole.count == 0 {
+				hole.first = c
+			}
+			hole.count++
 		}
-		if hole.count == 0 {
-			hole.first = c
-		}
-		hole.count++
 	}
-	return punch()
+	punch()
+	return first
 }
