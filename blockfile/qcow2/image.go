@@ -126,8 +126,8 @@ func OpenUntrusted(h Host, o Options) (*Image, error) {
 }
 
 // Load forgets what was known of the image and reads it again: somebody else
-// may have changed it before the caller got its lock. The size must still be
-// the same.
+// may have changed it before the caller got its lock. The sizes of the disk and of
+// its clusters must still be the same.
 func (m *Image) Load() error {
 	m.inflight.Lock()
 	defer m.inflight.Unlock()
@@ -165,6 +165,9 @@ func (m *Image) load(forWriting bool) error {
 	}
 	if most := m.o.TableBytes; most > 0 && h.TableBytes() > most {
 		return fmt.Errorf("its L1 table takes %d bytes of memory now, and %d when it was opened first; open it anew", h.TableBytes(), most)
+	}
+	if !first && m.g.cluster != h.ClusterSize() { // the pooled buffers are of that size
+		return fmt.Errorf("the image had clusters of %d bytes when it was opened and has some of %d now", m.g.cluster, h.ClusterSize())
 	}
 	if err := usable(h, forWriting); err != nil {
 		return err
