@@ -3,6 +3,7 @@ package qcow2
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"sync/atomic"
 )
 
@@ -177,8 +178,6 @@ func (m *Image) writableTable(i uint64) (*table, error) {
 		fresh.entries = make([]uint64, m.g.perTable)
 		m.l2.add(fresh)
 	} else {
-		// Allocating may have written t and taken it out of the cache: it says
-		// the same still.
 		fresh.entries = t.entries
 		m.replace(t, fresh)
 		m.free(t.off>>m.g.bits, 1)
@@ -191,16 +190,11 @@ func (m *Image) writableTable(i uint64) (*table, error) {
 	return fresh, nil
 }
 
-// replace puts a table into another's place in the cache.
+// replace puts a table into the place in the cache of another, which is there:
+// only makeRoom takes a table out, and out of m.tables with it.
 func (m *Image) replace(old, fresh *table) {
 	fresh.used.Store(true)
-	for i, t := range m.l2.items {
-		if t == old {
-			m.l2.items[i] = fresh
-			return
-		}
-	}
-	m.l2.add(fresh)
+	m.l2.items[slices.Index(m.l2.items, old)] = fresh
 }
 
 // writeWords writes the sectors of a table of words that changed. It needs mu.
