@@ -55,14 +55,14 @@ func (t *Transport) writeQueue(off uint64, v uint32) {
 	case regQueueDeviceHigh:
 		setHigh(&r.device, v)
 	case regQueueReady:
-		if err := t.readyQueue(int(t.queueSel), 0); err != nil {
+		if err := t.readyQueue(int(t.queueSel), false, 0); err != nil {
 			t.NeedsReset(err)
 		}
 	}
 }
 
-// readyQueue makes queue i from its registers. next is where it goes on.
-func (t *Transport) readyQueue(i int, next uint16) error {
+// readyQueue makes queue i from its registers. A restored one goes on at next.
+func (t *Transport) readyQueue(i int, restored bool, next uint16) error {
 	r := &t.queues[i]
 	if r.num > uint32(t.maxima[i]) {
 		return fmt.Errorf("queue %d: %w: size %d, at most %d offered", i, queue.ErrConfig, r.num, t.maxima[i])
@@ -71,7 +71,7 @@ func (t *Transport) readyQueue(i int, next uint16) error {
 		Size: uint16(r.num), Desc: r.desc, Avail: r.driver, Used: r.device,
 		EventIdx: t.driverFeatures&virtio.FeatureEventIdx != 0,
 		Indirect: t.driverFeatures&virtio.FeatureIndirectDesc != 0,
-		Next:     next,
+		Restored: restored, Next: next,
 	})
 	if err != nil {
 		return fmt.Errorf("queue %d: %w", i, err)

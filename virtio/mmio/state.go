@@ -194,7 +194,7 @@ func (t *Transport) restoreQueue(d *state.Decoder, i int) (stopped bool) {
 		d.Fail("queue %d is ready before features were agreed", i)
 		return false
 	}
-	if err := t.readyQueue(i, next); err != nil {
+	if err := t.readyQueue(i, true, next); err != nil {
 		d.Fail("%v", err)
 	}
 	return stopped

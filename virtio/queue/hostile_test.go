@@ -155,7 +155,7 @@ func FuzzQueue(f *testing.F) {
 		require.NoError(t, mem.WriteAt(ram[:min(len(ram), size)], 0))
 		q, err := queue.New(mem, queue.Config{
 			Size: n, Desc: d, Avail: a, Used: u,
-			EventIdx: flags&1 != 0, Indirect: flags&2 != 0, Next: uint16(flags >> 2),
+			EventIdx: flags&1 != 0, Indirect: flags&2 != 0, Restored: flags>>2 != 0, Next: uint16(flags >> 2),
 		})
 		if err != nil {
 			return

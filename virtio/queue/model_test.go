@@ -259,11 +259,11 @@ func (m *model) move(rt *rapid.T) {
 	m.publish(rt, m.q.Publish)
 	require.Zero(rt, m.q.Outstanding())
 	cfg := m.ring.Config(m.indirect)
-	cfg.Next = m.q.Next()
+	cfg.Restored, cfg.Next = true, m.q.Next()
 	var err error
 	m.q, err = queue.New(m.mem, cfg)
 	require.NoError(rt, err)
-	m.first = cfg.Next != 0
+	m.first = true // even if Next is 0 again
 }
 
 // TestAgainstModel runs a correct driver against the queue.

@@ -42,9 +42,10 @@ type Config struct {
 	// EventIdx and Indirect say whether VIRTIO_F_EVENT_IDX and
 	// VIRTIO_F_INDIRECT_DESC were negotiated.
 	EventIdx, Indirect bool
-	// Next is the number of chains, modulo 2^16, that were taken and answered
-	// before: 0 but for a restored queue.
-	Next uint16
+	// Restored says that the queue goes on from elsewhere, and Next how many chains,
+	// modulo 2^16, were taken and answered there. Next is 0 for a new queue.
+	Restored bool
+	Next     uint16
 }
 
 // Queue is one activated virtqueue. See the package comment for who may call.
@@ -76,7 +77,7 @@ func New(mem *guestmem.Memory, cfg Config) (*Queue, error) {
 	}
 	return &Queue{
 		mem: mem, cfg: cfg, mask: cfg.Size - 1,
-		next: cfg.Next, used: cfg.Next, first: cfg.Next != 0,
+		next: cfg.Next, used: cfg.Next, first: cfg.Restored,
 	}, nil
 }
 
