@@ -160,6 +160,9 @@ func (d *Device) Activate(a virtio.Activation) error {
 	d.restored = false
 	roles := d.roles
 	d.mu.Unlock()
+	if err := roles.agree(a.Features); err != nil {
+		return err
+	}
 	keepPoison := a.Features&featurePoison != 0
 	for role, i := range roles {
 		if i < 0 || a.Queues[i] == nil {

@@ -1,6 +1,10 @@
 package balloon
 
-import "godwit/virtio/queue"
+import (
+	"fmt"
+
+	"godwit/virtio/queue"
+)
 
 // What a queue is for, in the order in which they are numbered.
 const (
@@ -16,6 +20,9 @@ const (
 type roles [numRoles]int8
 
 var noRoles = roles{-1, -1, -1, -1, -1}
+
+// needs are the features of each role.
+var needs = [numRoles]uint64{roleStats: featureStats, roleHinting: featureHinting, roleReporting: featureReporting}
 
 // Queue sizes. Linux gives a hint a chain of its own, of one block of at most
 // 4 MiB, and drops what the queue has no room for; it refuses a reporting queue of
@@ -39,7 +46,7 @@ func (d *Device) QueueSizes() []uint16 {
 // the first role that was negotiated, and so on.
 func assign(features uint64, queues []*queue.Queue) roles {
 	r, next := noRoles, 0
-	for role, needs := range [numRoles]uint64{roleStats: featureStats, roleHinting: featureHinting, roleReporting: featureReporting} {
+	for role, needs := range needs {
 		if features&needs != needs {
 			continue
 		}
@@ -53,4 +60,14 @@ func assign(features uint64, queues []*queue.Queue) roles {
 		next++
 	}
 	return r
+}
+
+// agree holds roles that were restored to what the driver negotiated.
+func (r roles) agree(features uint64) error {
+	for role, q := range r {
+		if q >= 0 && features&needs[role] != needs[role] {
+			return fmt.Errorf("virtio-balloon state: queue %d has a use that takes feature %#x, which was not negotiated", q, needs[role])
+		}
+	}
+	return nil
 }

@@ -2,6 +2,7 @@ package balloon_test
 
 import (
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -75,6 +76,21 @@ func TestRestoreRefuses(t *testing.T) {
 	dev, err := balloon.New(balloon.Config{Memory: drivertest.Memory(t, memSize)})
 	require.NoError(t, err)
 	require.ErrorContains(t, dev.Restore(2, state.NewDecoder(nil)), "version 2")
+}
+
+// TestRestoreRefusesRoles whose features the driver did not negotiate.
+func TestRestoreRefusesRoles(t *testing.T) {
+	g := boot(t, balloon.Config{}, 0, 0, 1)
+	require.NoError(t, g.tr.Pause())
+	data := statetest.Data(t, g.tr)
+	roles := len(data) - 5
+	require.Equal(t, []byte{1, 2, 0, 0, 0}, data[roles:])
+	require.NoError(t, fresh(t, g).Restore(1, state.NewDecoder(data)))
+	for role := 2; role < 5; role++ {
+		changed := slices.Clone(data)
+		changed[roles+role] = 3
+		require.ErrorContains(t, fresh(t, g).Restore(1, state.NewDecoder(changed)), "queue 2 has a use that takes feature")
+	}
 }
 
 // TestRestoredBeforeItsDriver: a machine saved while its kernel starts still finds
