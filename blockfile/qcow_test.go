@@ -245,7 +245,7 @@ func TestBackingRefused(t *testing.T) {
 	require.Equal(t, []string{over, base}, opened)
 	_, err = Open(base, Options{Format: FormatQcow2})
 	require.ErrorIs(t, err, qcow2.ErrFormat)
-	require.ErrorContains(t, err, "format=raw")
+	require.ErrorContains(t, err, "say that its format is raw")
 }
 
 // TestQcow2ChangesHands has two openers take turns, as a migration does, with

@@ -148,7 +148,7 @@ func unsupported(format string, args ...any) error {
 // headerStart judges what must be known to read the rest.
 func headerStart(b []byte) (clusterBits uint32, err error) {
 	if len(b) < lengthV2 || binary.BigEndian.Uint32(b) != magic {
-		return 0, broken("it does not start with a qcow2 header; if it is a raw image say format=raw")
+		return 0, broken("it does not start with a qcow2 header")
 	}
 	if v := binary.BigEndian.Uint32(b[4:]); v != 2 && v != 3 {
 		return 0, unsupported("version %d; only 2 and 3 are known", v)

@@ -52,6 +52,9 @@ func Convert(ctx context.Context, c Conversion) (_ *Converted, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
+	if err := c.apart(format); err != nil {
+		return nil, err
+	}
 	n := c.Target
 	n.Size = src.Size()
 	if err := n.check(); err != nil {
@@ -97,6 +100,20 @@ func (c *Conversion) open() (blockfile.Mapper, string, error) {
 	}
 	src, err := openDisk(c.Source, format)
 	return src, format, err
+}
+
+// apart refuses a target that is the source, or lies behind it.
+func (c *Conversion) apart(format string) error {
+	i, err := Inspect(c.Source, format)
+	if err != nil {
+		return err
+	}
+	for ; i != nil; i = i.Backing {
+		if sameFile(i.Path, c.Target.Path) {
+			return fmt.Errorf("%w: %q is what is to be converted, or lies behind it; give the new image another name", ErrOptions, c.Target.Path)
+		}
+	}
+	return nil
 }
 
 // openDisk opens a disk with its chain for reading.

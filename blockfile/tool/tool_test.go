@@ -234,6 +234,15 @@ func TestNoImageReplacesWhatIsBehindIt(t *testing.T) {
 		_, err := Convert(context.Background(), Conversion{Source: base, SourceFormat: Raw, Target: n})
 		require.Error(t, err, name)
 	}
+	for from, to := range map[string]string{base: base, mid: filepath.Join(dir, "link"), filepath.Join(dir, "link"): base} {
+		format := Qcow2
+		if from == base {
+			format = Raw
+		}
+		_, err := Convert(context.Background(), Conversion{Source: from, SourceFormat: format, Target: NewImage{Path: to, Format: Qcow2, Force: true}})
+		require.ErrorIs(t, err, ErrOptions, "%s to %s", from, to)
+		require.ErrorContains(t, err, "what is to be converted")
+	}
 	require.Equal(t, want, contents(t, base, Raw))
 	require.Equal(t, want, contents(t, mid, Qcow2))
 }

@@ -129,7 +129,7 @@ func TestExitCodesAndMessages(t *testing.T) {
 		{"image convert x", 2, "accepts 2 arg"},
 		{"image convert " + absent + " y", 1, "no such file"},
 		{"image convert " + config + " y --to raw --compress", 2, "only qcow2 images can be compressed"},
-		{"image convert " + config + " y --workers -1", 2, "at least 1"},
+		{"image convert " + config + " y --workers -1", 2, "at least 1, or 0 for"},
 		{"image check " + absent, 1, "no such file"},
 		{"image check " + config, 1, "only qcow2 images have something to check"},
 		{"image check x --repair some", 2, "leaks or all"},

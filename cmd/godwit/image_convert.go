@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"godwit/blockfile/qcow2"
 	"godwit/blockfile/tool"
 	"godwit/cmd/godwit/internal/units"
 )
@@ -36,7 +37,11 @@ without --force; the target appears under its name when it is complete and on st
 				return err
 			}
 			if workers < 0 {
-				return usage("--workers %d: at least 1", workers)
+				return usage("--workers %d: at least 1, or 0 for one for each CPU", workers)
+			}
+			if n.Compression != qcow2.Zlib && !compress {
+				fmt.Fprintf(os.Stderr, "godwit: --compression %s compresses nothing without --compress; it only says how %s may be written later\n",
+					flags.compression, n.Path)
 			}
 			ctx, stop := untilSignal()
 			defer stop()

@@ -37,6 +37,12 @@ func TestImageCommands(t *testing.T) {
 	require.EqualValues(t, 1<<20, done.CompressedBytes)
 	require.Less(t, done.PackedBytes, int64(1<<12))
 	require.Contains(t, do(0, nil, "convert", raw, disk, "--force"), "disk.qcow2: 1.05 MB as it is, 1.05 MB not written")
+	require.Contains(t, do(0, nil, "convert", raw, disk, "--force", "--compression", "zstd"), "nothing without --compress")
+	require.Contains(t, do(2, nil, "convert", raw, raw, "--force"), "is what is to be converted")
+	said := do(1, nil, "check", raw)
+	require.Contains(t, said, "only qcow2 images have something to check")
+	require.NotContains(t, said, "format")
+	require.Contains(t, do(1, nil, "convert", raw, filepath.Join(dir, "x"), "--from", "qcow2"), "say that its format is raw")
 
 	do(0, nil, "create", over, "--backing", "disk.qcow2", "--backing-format", "qcow2")
 	var info tool.Info
@@ -57,7 +63,7 @@ func TestImageCommands(t *testing.T) {
 	do(1, &c, "check", disk, "--json")
 	require.Equal(t, "leaks", c.Status)
 	require.EqualValues(t, 17, c.Leaks)
-	said := do(1, nil, "check", disk, "--findings", "2")
+	said = do(1, nil, "check", disk, "--findings", "2")
 	require.Contains(t, said, "leaked cluster at")
 	require.Contains(t, said, "... and 15 more")
 	require.Contains(t, said, "--repair leaks")
