@@ -162,12 +162,24 @@ func TestPurge(t *testing.T) {
 	taptest.Veth(t, "br", "port", "peer")
 	peer := taptest.Packets(t, "peer")
 	i := open(t, Options{Name: "guest0", Bridge: "br"})
-	for range 50 {
-		require.NoError(t, unix.Sendto(peer, frame(guestMAC, peerMAC, 1500), 0, nil))
+	arrived := taptest.Packets(t, "guest0")
+	taptest.OneProcessor(t)
+	send := func(n int) {
+		require.NoError(t, unix.Sendto(peer, frame(guestMAC, peerMAC, n), 0, nil))
 	}
-	require.Len(t, receive(t, i, 0), 1500)
+	ready := func() bool {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(i.Fd(0)), Events: unix.POLLIN}}, 10)
+		return err == nil && n == 1
+	}
+	taptest.Until(t, func() bool { send(60); return ready() }) // the port comes up in its own time
+	for n := range 50 {
+		send(1000 + n)
+		for len(hear(t, arrived)) != 1000+n {
+		}
+	}
+	require.True(t, ready())
 	i.Purge()
-	require.NoError(t, unix.Sendto(peer, frame(guestMAC, peerMAC, 77), 0, nil))
+	send(77)
 	require.Len(t, receive(t, i, 0), 77)
 }
 

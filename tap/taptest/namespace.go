@@ -89,6 +89,19 @@ func PacketsOf(t testing.TB, name string, kind uint16) int {
 	return fd
 }
 
+// OneProcessor keeps the test on one processor. The kernel carries a frame from
+// device to device on the processor that sent it, so frames arrive in order, and
+// whoever has seen one on its way finds it arrived.
+func OneProcessor(t testing.TB) {
+	t.Helper()
+	var set unix.CPUSet
+	require.NoError(t, unix.SchedGetaffinity(0, &set))
+	for cpu := 0; set.Count() > 1; cpu++ {
+		set.Clear(cpu)
+	}
+	require.NoError(t, unix.SchedSetaffinity(0, &set))
+}
+
 // DropRights takes all capabilities from the test's thread. It stays the owner of
 // root's files.
 func DropRights(t testing.TB) {
