@@ -46,11 +46,13 @@ type pace struct {
 
 var start = time.Now()
 
-func (p *pace) slow() bool { return int64(time.Since(start)) < p.until.Load() }
+// slow says whether writes are left to others at now.
+func (p *pace) slow(now time.Time) bool { return int64(now.Sub(start)) < p.until.Load() }
 
-func (p *pace) took(d time.Duration) {
-	if d > slowWrite {
-		p.until.Store(int64(time.Since(start) + slowFor))
+// took notes a write from begin to end.
+func (p *pace) took(begin, end time.Time) {
+	if end.Sub(begin) > slowWrite {
+		p.until.Store(int64(end.Sub(start) + slowFor))
 	}
 }
 
@@ -78,12 +80,12 @@ func (r *raw) TryPwritev(bufs [][]byte, off int64) (bool, error) {
 	if n == 0 {
 		return true, nil
 	}
-	if r.cache != CacheWriteback || r.pace.slow() {
+	begin := time.Now()
+	if r.cache != CacheWriteback || r.pace.slow(begin) {
 		return false, nil
 	}
-	begin := time.Now()
 	_, err := r.Pwritev(bufs, off)
-	r.pace.took(time.Since(begin))
+	r.pace.took(begin, time.Now())
 	return true, err
 }
 
@@ -116,12 +118,12 @@ func (h *HostFile) TryPreadv(bufs [][]byte, off int64) (bool, error) {
 
 // TryPwritev implements qcow2.Trier.
 func (h *HostFile) TryPwritev(bufs [][]byte, off int64) (bool, error) {
-	if r := h.r; r.cache != CacheWriteback || r.pace.slow() {
+	begin := time.Now()
+	if r := h.r; r.cache != CacheWriteback || r.pace.slow(begin) {
 		return false, nil
 	}
-	begin := time.Now()
 	err := h.Pwritev(bufs, off)
-	h.r.pace.took(time.Since(begin))
+	h.r.pace.took(begin, time.Now())
 	return true, err
 }
 

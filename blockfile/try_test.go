@@ -101,16 +101,27 @@ func TestCacheFlags(t *testing.T) {
 // TestSlowWrites: after a write that waited, none is tried for a while.
 func TestSlowWrites(t *testing.T) {
 	r := tryFile(t, Options{})
-	buf := [][]byte{make([]byte, 512)}
-	r.pace.took(slowWrite)
-	require.False(t, r.pace.slow())
-	r.pace.took(slowWrite + 1)
-	if done, err := r.TryPwritev(buf, 0); done {
-		require.False(t, r.pace.slow(), "tried all the same: %v", err)
-	}
-	require.Eventually(t, func() bool {
-		done, err := r.TryPwritev(buf, 0)
-		return done && err == nil
-	}, time.Minute, slowFor/10)
+	begin := time.Now()
+	r.pace.took(begin, begin.Add(slowWrite))
+	end := begin.Add(slowWrite + 1)
+	require.False(t, r.pace.slow(end))
+	r.pace.took(begin, end)
+	require.True(t, r.pace.slow(end))
+	require.True(t, r.pace.slow(end.Add(slowFor-1)))
+	require.False(t, r.pace.slow(end.Add(slowFor)))
 	require.Less(t, slowFor, time.Second)
+
+	buf := [][]byte{make([]byte, 512)}
+	for _, f := range []interface {
+		TryPwritev(bufs [][]byte, off int64) (bool, error)
+	}{r, &HostFile{r: r}} {
+		r.pace.took(begin, begin.Add(time.Hour))
+		done, err := f.TryPwritev(buf, 0)
+		require.NoError(t, err)
+		require.False(t, done)
+		r.pace.until.Store(0)
+		done, err = f.TryPwritev(buf, 0)
+		require.NoError(t, err)
+		require.True(t, done)
+	}
 }
