@@ -28,11 +28,14 @@ type Config struct {
 	Limit Limit
 	// Source fills p; nil means getrandom. It is for tests.
 	Source func(p []byte) error
+	// Now is the clock that the limit goes by; nil means time.Now. It is for tests.
+	Now func() time.Time
 }
 
 // Device is one virtio-rng device.
 type Device struct {
 	source  func([]byte) error
+	now     func() time.Time
 	workers virtio.Workers
 	stats   counters
 
@@ -52,7 +55,10 @@ func New(cfg Config) (*Device, error) {
 	if cfg.Source == nil {
 		cfg.Source = getrandom
 	}
-	return &Device{source: cfg.Source, bucket: newBucket(cfg.Limit, time.Now())}, nil
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Device{source: cfg.Source, now: cfg.Now, bucket: newBucket(cfg.Limit, cfg.Now())}, nil
 }
 
 // getrandom is getrandom(2), which a signal may cut short.
@@ -130,7 +136,7 @@ func (d *Device) budget() uint64 {
 	if b.limit.None() {
 		return maxRequest
 	}
-	n := b.available(time.Now())
+	n := b.available(d.now())
 	if n >= min(worthwhile, b.limit.Size) {
 		d.waiting = false
 		return min(n, maxRequest)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -132,15 +133,16 @@ func TestLimitDelays(t *testing.T) {
 // TestPauseDoesNotWaitForTheLimit, and what waits is answered on the other side
 // of a move, whose budget is no larger.
 func TestPauseDoesNotWaitForTheLimit(t *testing.T) {
-	// Nothing is answered from less than the whole bucket, so a busy host has all of
-	// the time up to the pause.
-	cfg := rng.Config{Limit: rng.Limit{Size: 10, Refill: 3 * time.Second}}
+	var passed atomic.Int64 // no time passes by itself
+	cfg := rng.Config{Limit: rng.Limit{Size: 100, Refill: 500 * time.Millisecond},
+		Now: func() time.Time { return time.Unix(1000, passed.Load()) }}
 	g := boot(t, cfg)
+	waits := func() bool { return g.dev.Stats().Waits == 1 }
 	gpa := g.arena.Alloc(t, 4096, 64)
+	g.ask(drivertest.Seg{GPA: gpa, Len: 60, Write: true})
+	require.EqualValues(t, 60, g.wait())
 	g.ask(drivertest.Seg{GPA: gpa, Len: 100, Write: true})
-	require.EqualValues(t, 10, g.wait())
-	g.ask(drivertest.Seg{GPA: gpa, Len: 100, Write: true})
-	require.Eventually(t, func() bool { return g.dev.Stats().Waits == 1 }, time.Minute, time.Millisecond)
+	require.Eventually(t, waits, time.Minute, time.Millisecond)
 	require.NoError(t, g.tr.Pause())
 	stream := statetest.Stream(t, g.tr)
 	require.NoError(t, g.tr.Close())
@@ -149,8 +151,9 @@ func TestPauseDoesNotWaitForTheLimit(t *testing.T) {
 	g.transport(cfg)
 	require.NoError(t, statetest.Restore(g.tr, stream))
 	require.NoError(t, g.tr.Resume())
-	require.NotZero(t, g.wait())
-	require.NotZero(t, g.dev.Stats().Waits)
+	require.Eventually(t, waits, time.Minute, time.Millisecond)
+	passed.Add(int64(120 * time.Millisecond)) // 24 bytes
+	require.EqualValues(t, 64, g.wait())
 
 	require.NoError(t, g.tr.Close())
 	g.transport(rng.Config{})

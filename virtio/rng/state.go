@@ -42,6 +42,6 @@ func (d *Device) Restore(v uint32, dec *state.Decoder) error {
 		return fmt.Errorf("virtio-rng state: a budget of %v and %d bytes, in a bucket of %v and %d; give the same rate limit",
 			time.Duration(min(level, 1<<62)), burst, b.limit.Refill, b.limit.OneTimeBurst)
 	}
-	b.level, b.burst, b.at = time.Duration(level), burst, time.Now()
+	b.level, b.burst, b.at = time.Duration(level), burst, d.now()
 	return nil
 }
