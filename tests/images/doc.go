@@ -22,8 +22,5 @@
 //	crash_test   writers killed at random moments: this program again, told by an
 //	             environment variable (crash_child_test)
 //
-// No two tests run at once: a child that one forks holds the locks of the other's
-// images until it executes its program.
-//
 // GODWIT_SOAK=1 chooses the long forms.
 package images
