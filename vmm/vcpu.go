@@ -47,6 +47,8 @@ type VCPU struct {
 	cond   *sync.Cond
 	wish   wish
 	parked bool
+	ran    bool // the thread was told to run or to stop before
+	bell   bell // rung after each wish
 
 	// kicked is wish != wishRun, readable without the lock.
 	kicked atomic.Bool
@@ -97,6 +99,7 @@ func (v *VCPU) tell(w wish) {
 	v.kicked.Store(v.wish != wishRun)
 	v.cond.Broadcast()
 	v.mu.Unlock()
+	v.bell.ring()
 	if w != wishRun {
 		v.kick()
 	}
@@ -134,14 +137,30 @@ func (v *VCPU) park() bool {
 		v.cond.Broadcast()
 	}
 	for v.wish == wishPark {
-		v.cond.Wait()
+		v.waitForWish()
 	}
+	v.ran = true
 	if v.wish == wishStop {
 		v.parked = true
 		return false
 	}
 	v.parked = false
 	return true
+}
+
+// waitForWish waits with v.mu unlocked until the wish may have changed. Before
+// its first run, which a guest that arrives is waiting for, the thread sleeps on
+// the bell. Later Go's own wait is better: it gives the processor to whoever
+// waits in Pause for this thread to park.
+func (v *VCPU) waitForWish() {
+	if v.ran {
+		v.cond.Wait()
+		return
+	}
+	seen := v.bell.look()
+	v.mu.Unlock()
+	v.bell.wait(seen)
+	v.mu.Lock()
 }
 
 // runUntilKicked runs the guest. When it returns, no access is half-done: a
