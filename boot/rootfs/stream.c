@@ -33,6 +33,7 @@
 #include "workload.h"
 
 #define PIECE 65536
+#define TICK_MS 10
 #define WORD sizeof(uint64_t)
 #define FIRST_CONNECTED 1u
 #define FIRST_LISTENING (1ull << 63)
@@ -97,15 +98,21 @@ static bool transmit(int fd, struct end *out, uint64_t allowed)
 	return true;
 }
 
-/* How many bytes may leave now: by the rate since start, and by what is left of n. */
+/*
+ * How many bytes may leave now: by the rate since start, and by what is left of n. Under a rate they leave a tick's worth
+ * at a time: whoever sends each byte as it falls due never sleeps, and makes a frame of every few bytes.
+ */
 static uint64_t allowance(const struct end *out, uint64_t rate, uint64_t n, int64_t running)
 {
 	uint64_t limit = n ? n : UINT64_MAX;
 
 	if (rate) {
 		double by_now = (double)rate * 1024 * ((double)running / 1e9);
-		if (by_now < (double)limit)
+		if (by_now < (double)limit) {
 			limit = (uint64_t)by_now;
+			if (limit < out->bytes + rate * 1024 * TICK_MS / 1000)
+				return 0;
+		}
 	}
 	return limit > out->bytes ? limit - out->bytes : 0;
 }
@@ -131,7 +138,7 @@ static void run(int fd, bool connected, uint64_t rate, uint64_t n)
 		uint64_t allowed = out.closed ? 0 : allowance(&out, rate, n, now - start);
 		struct pollfd p = { .fd = fd, .events = (short)((in.closed ? 0 : POLLIN) | (allowed ? POLLOUT : 0)) };
 		/* A signal may have come since the look at stop: not for long does it wait. */
-		if (poll(&p, 1, rate && !out.closed ? 2 : 100) < 0 && errno != EINTR) {
+		if (poll(&p, 1, rate && !out.closed ? TICK_MS : 100) < 0 && errno != EINTR) {
 			report("poll: %s", strerror(errno));
 			return;
 		}
