@@ -185,25 +185,31 @@ func (s *stream) receive() error {
 	}
 }
 
-// send goes on until the guest has closed its direction.
+// sendTick is how often the peer sends when it has a rate, as the guest does
+// (TICK_MS in boot/rootfs/stream.c).
+const sendTick = 10 * time.Millisecond
+
+// send goes on until the guest has closed its direction. At a rate it sends a
+// tick's worth at a time: whoever sends each byte as it falls due never sleeps,
+// and makes a frame of every few bytes.
 func (s *stream) send(rate int, closing <-chan struct{}) error {
 	const piece = 1 << 16
 	buf := make([]byte, piece+16)
-	tick := time.NewTicker(2 * time.Millisecond)
+	tick := time.NewTicker(sendTick)
 	defer tick.Stop()
+	pause := tick.C
+	if rate == 0 {
+		pause = ready
+	}
 	for start := time.Now(); ; {
-		due := piece
-		if rate > 0 {
-			due = int(min(piece, int64(time.Since(start).Seconds()*float64(rate)*1024)-int64(s.result.TX)))
-		}
-		pause := tick.C
-		if due > 0 {
-			pause = ready
-		}
 		select {
 		case <-closing:
 			return s.c.CloseWrite()
 		case <-pause:
+		}
+		due := piece
+		if rate > 0 {
+			due = int(min(piece, int64(time.Since(start).Seconds()*float64(rate)*1024)-int64(s.result.TX)))
 		}
 		if due <= 0 {
 			continue

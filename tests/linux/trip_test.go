@@ -22,6 +22,8 @@ type trip struct {
 	sock string   // its API
 	hops int
 	how  []string // flags of godwit migrate
+	// prefers has the vCPUs of each destination preferred to all else.
+	prefers bool
 	// text is what the guest wrote at the places where it was.
 	text string
 }
@@ -68,6 +70,9 @@ func (tr *trip) destination(t testing.TB, args ...string) (*process, string) {
 	t.Helper()
 	tr.hops++
 	p := godwit(t, append([]string{"receive", "--listen", "tcp:127.0.0.1:0", "--api-sock", tr.socket(), "--once"}, args...)...)
+	if tr.prefers {
+		go preferVCPUs(p) // ends with the process
+	}
 	p.err.until(t, "listening", func(text string) bool {
 		select {
 		case <-p.done:
