@@ -96,10 +96,12 @@ func checkMemfd(fd int, size uint64) error {
 	return nil
 }
 
-// Thaw makes attached memory writable: from here on it is as if New had made it.
-// First it marks the file, for whoever gave it away: see Taken.
+// Thaw makes attached memory writable: from here on it is as if New had made it. It
+// marks the file for whoever gave it away: see Taken. That is the last thing that
+// may fail, so memory that could not be thawed is not taken either; and it is
+// before anybody writes, as vCPUs stand still and the methods here are frozen.
 // Memory that is not frozen stays as it is. The caller must be the only one who
-// thaws or closes at the time. On error the memory can only be closed.
+// thaws or closes at the time, and no vCPU may run. On error the memory can only be closed.
 func (m *Memory) Thaw() error {
 	if m.closed.Load() {
 		return fmt.Errorf("thaw guest memory: %w", ErrClosed)
@@ -107,13 +109,13 @@ func (m *Memory) Thaw() error {
 	if !m.frozen.Load() {
 		return nil
 	}
-	if err := m.markTaken(); err != nil {
-		return fmt.Errorf("thaw guest memory: mark it as taken: %w", err)
-	}
 	for _, r := range m.regions {
 		if err := unix.Mprotect(r.Bytes, unix.PROT_READ|unix.PROT_WRITE); err != nil {
 			return fmt.Errorf("thaw guest memory at %#x: mprotect: %w", r.GPA, err)
 		}
+	}
+	if err := m.markTaken(); err != nil {
+		return fmt.Errorf("thaw guest memory: mark it as taken: %w", err)
 	}
 	m.frozen.Store(false)
 	return nil

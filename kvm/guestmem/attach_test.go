@@ -108,7 +108,6 @@ func TestAttachSharesAndFreezes(t *testing.T) {
 	require.ErrorIs(t, err, ErrBacking)
 }
 
-// The memory outlives the process that made it.
 // Whoever gave memory away can tell whether it was thawed, by the last receiver
 // and however often before.
 func TestTaken(t *testing.T) {
@@ -142,6 +141,24 @@ func TestTaken(t *testing.T) {
 	require.NoError(t, m.Close())
 }
 
+// Memory that could not be made writable is not taken: its giver may go on.
+func TestThawThatFails(t *testing.T) {
+	given, got := attached(t, 4*mib)
+	readOnly, err := os.Open("/proc/self/exe")
+	require.NoError(t, err)
+	defer readOnly.Close()
+	bytes := got.Regions()[0].Bytes
+	last := unsafe.Pointer(&bytes[len(bytes)-PageSize])
+	_, err = unix.MmapPtr(int(readOnly.Fd()), 0, last, PageSize, unix.PROT_READ, unix.MAP_SHARED|unix.MAP_FIXED)
+	require.NoError(t, err)
+	require.ErrorIs(t, got.Thaw(), unix.EACCES)
+	is, err := given.Taken()
+	require.NoError(t, err)
+	require.False(t, is)
+	require.ErrorIs(t, got.WriteAt([]byte{1}, 0), ErrFrozen)
+}
+
+// The memory outlives the process that made it.
 func TestAttachedOutlivesTheGiver(t *testing.T) {
 	given, got := attached(t, 4*mib)
 	require.NoError(t, given.WriteAt([]byte("still here"), 3*mib))
