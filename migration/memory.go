@@ -220,14 +220,3 @@ func (s seen) mark(from, to uint64) bool {
 	})
 	return fresh
 }
-
-// reset clears all marks and adds them to all, which nothing else uses
-// meanwhile.
-func (s seen) reset(all Bitmap) {
-	for i := range s {
-		if w := s[i].Load(); w != 0 {
-			all[i] |= w
-			s[i].Store(0)
-		}
-	}
-}

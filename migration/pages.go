@@ -1,31 +1,22 @@
 package migration
 
 import (
-	"context"
-	"crypto/subtle"
-	"errors"
 	"fmt"
-	"net"
+	"math/bits"
 	"sync/atomic"
-	"time"
 
 	"godwit/migration/policy"
 	"godwit/migration/sabotage"
 	"godwit/migration/wire"
 )
 
-const (
-	// ackBytes is how much a data stream receives between acknowledgements.
-	ackBytes = 1 << 20
-	// maxPending is how many connections may be saying HELLO at once.
-	maxPending = 2 * MaxStreams
-)
-
 // pages is guest memory as it arrives.
 type pages struct {
 	mem       *ram
 	seen      seen   // pages of the round under way
-	all       Bitmap // pages of all rounds before; changed at the barrier only
+	content   seen   // those of them that came by content
+	all       Bitmap // pages of all rounds before; changed at the barrier only, as full is
+	full      Bitmap // those of all that came by content when they last came; the others are zero
 	barrier   *barrier
 	codec     policy.Codec // nil when pages come raw
 	decoders  []policy.Codec
@@ -35,13 +26,26 @@ type pages struct {
 }
 
 func (p *pages) init(mem *ram, streams int, codec policy.Codec, passed func(uint32, tally) error) {
-	p.mem, p.seen, p.all, p.codec = mem, make(seen, mem.words), make(Bitmap, mem.words), codec
+	p.mem, p.codec = mem, codec
+	p.seen, p.all = make(seen, mem.words), make(Bitmap, mem.words)
+	p.content, p.full = make(seen, mem.words), make(Bitmap, mem.words)
 	p.decoders = decodersOf(codec)
 	p.barrier = newBarrier(streams, func(round uint32, t tally) error {
-		// Every stream is here, so nobody marks or looks.
-		p.seen.reset(p.all)
+		p.settle() // every stream is here, so nobody marks or looks
 		return passed(round, t)
 	})
+}
+
+// settle takes the round under way to those before it.
+func (p *pages) settle() {
+	for i := range p.seen {
+		if came := p.seen[i].Load(); came != 0 {
+			p.all[i] |= came
+			p.full[i] = p.full[i]&^came | p.content[i].Load()
+			p.seen[i].Store(0)
+			p.content[i].Store(0)
+		}
+	}
 }
 
 // apply takes in a ZERO or RAW frame and returns how many pages it held.
@@ -61,6 +65,7 @@ func (p *pages) apply(f *wire.Frame, in *wire.Reader) (uint64, error) {
 			return 0, fmt.Errorf("%w: a page of the %d at %#x came twice in one round", wire.ErrFormat, run.Pages, run.GPA)
 		}
 		if f.Type == wire.TypeRaw {
+			p.content.mark(first, first+uint64(run.Pages))
 			if err := in.Bulk(mem); err != nil {
 				return 0, err
 			}
@@ -97,6 +102,7 @@ func (p *pages) applyCoded(f *wire.Frame, in *wire.Reader, buf *[pageSize]byte) 
 		case !p.seen.mark(gfn, gfn+1) && !sabotage.On(sabotage.Barrier):
 			return 0, fmt.Errorf("%w: page at %#x came twice in one round", wire.ErrFormat, c.GPA)
 		}
+		p.content.mark(c.GPA>>pageShift, c.GPA>>pageShift+1)
 		if err := in.Bulk(buf[:c.Len]); err != nil {
 			return 0, err
 		}
@@ -128,271 +134,23 @@ func (p *pages) counts() PageCounts {
 }
 
 // zeroRun clears pages that an earlier round filled. Others are zero already and
-// must not be touched: that would populate them.
+// must not be touched: that would populate them, and a source that sends the same
+// run in round after round, in a hundred bytes each, would have us read all of
+// memory each time. As it is, each page that is looked at was paid for when it came.
 func (p *pages) zeroRun(first uint64, mem []byte) {
-	for i := uint64(0); i<<pageShift < uint64(len(mem)); i++ {
-		gfn := first + i
-		if p.codec != nil {
-			p.codec.Forget(gfn)
+	forRange(first, first+uint64(len(mem))>>pageShift, func(word, mask uint64) {
+		filled := p.full[word] & mask
+		if sabotage.On(sabotage.Barrier) {
+			filled = mask
 		}
-		if p.all[gfn/64]>>(gfn%64)&1 == 0 && !sabotage.On(sabotage.Barrier) {
-			continue
+		for ; filled != 0; filled &= filled - 1 {
+			gfn := word*64 + uint64(bits.TrailingZeros64(filled))
+			if p.codec != nil {
+				p.codec.Forget(gfn)
+			}
+			if page := mem[(gfn-first)<<pageShift:][:pageSize]; !isZero(page) {
+				clear(page)
+			}
 		}
-		if page := mem[i<<pageShift:][:pageSize]; !isZero(page) {
-			clear(page)
-		}
-	}
-}
-
-// inStream is one data stream of the destination. One goroutine owns it.
-type inStream struct {
-	r        *receiver
-	index    int
-	conn     net.Conn
-	in       *wire.Reader
-	out      *wire.Writer
-	bytes    uint64 // received
-	ackedAt  uint64 // bytes when the last ACK went
-	ackTime  time.Time
-	ackEvery time.Duration
-	ack      [8]byte
-	buf      [pageSize]byte // an encoding
-	open     bool           // HELLO is over: acknowledge
-	paging   bool           // in a frame of pages: every byte is progress
-}
-
-// Read is the connection's, with a deadline, counting what comes in and
-// acknowledging it even in the middle of a long frame.
-func (st *inStream) Read(b []byte) (int, error) {
-	n, err := readWithin(st.conn, b, st.r.o.Silence)
-	now := time.Now()
-	st.bytes += uint64(n)
-	st.r.received.Add(uint64(n))
-	if st.paging {
-		st.r.progress(now)
-	}
-	if err == nil && st.open && (st.bytes-st.ackedAt >= ackBytes || now.Sub(st.ackTime) >= st.ackEvery) {
-		err = st.acknowledge(now)
-	}
-	return n, err
-}
-
-func (st *inStream) acknowledge(now time.Time) error {
-	if err := st.conn.SetWriteDeadline(now.Add(st.r.o.Silence)); err != nil {
-		return err
-	}
-	st.ackedAt, st.ackTime = st.bytes, now
-	return st.out.Frame(wire.TypeAck, 0, wire.AppendAck(st.ack[:0], st.bytes))
-}
-
-// acceptStreams takes connections until all data streams are there. Each says
-// HELLO in a goroutine of its own, so that a silent stranger holds nobody up.
-func (r *receiver) acceptStreams(accept Acceptor) {
-	ctx, cancel := context.WithCancel(r.ctx)
-	defer cancel()
-	enough := make(chan struct{})
-	r.wg.Go(func() {
-		defer close(enough)
-		select {
-		case <-r.ready:
-		case <-r.ctx.Done():
-		}
-		cancel()
 	})
-	defer func() { <-enough }()
-	slots := make(chan struct{}, maxPending)
-	for {
-		conn, err := accept(ctx)
-		if ctx.Err() != nil {
-			if err == nil {
-				_ = conn.Close() // came too late
-			}
-			return
-		}
-		if err != nil {
-			r.fail(fmt.Errorf("accept data stream: %w", err))
-			return
-		}
-		select {
-		case slots <- struct{}{}:
-		default:
-			_ = conn.Close() // too many strangers at once
-			continue
-		}
-		r.wg.Go(func() {
-			st, err := r.attach(conn)
-			<-slots
-			if err != nil {
-				r.o.Log.Warn("turned a connection away", "from", conn.RemoteAddr(), "err", err)
-				hangUp(conn, r.o.Silence)
-				return
-			}
-			st.run()
-		})
-	}
 }
-
-// attach checks the HELLO of a data stream and gives it its place.
-func (r *receiver) attach(conn net.Conn) (*inStream, error) {
-	ctx, cancel := context.WithTimeout(r.ctx, r.o.Silence)
-	defer cancel()
-	defer context.AfterFunc(ctx, func() { _ = conn.Close() })() // wakes a blocked HELLO
-	st := &inStream{r: r, conn: conn, out: wire.NewWriter(conn), ackEvery: keepaliveEvery(r.o.Silence)}
-	st.in = wire.NewReader(st)
-	h, err := readHello(st.in)
-	if err != nil {
-		return nil, err
-	}
-	st.index = int(h.Stream)
-	err = r.place(h, conn)
-	_ = conn.SetWriteDeadline(time.Now().Add(r.o.Silence)) // Open fails if this did
-	if err != nil {
-		_ = st.out.Open(wire.TypeError, wire.AppendText(nil, err.Error())) // err is the failure to report
-		return nil, err
-	}
-	answer := r.answer(h.Stream)
-	answer.Role = wire.RoleData
-	if err := st.out.Open(wire.TypeHello, answer.Append(nil)); err != nil {
-		err = connError(fmt.Sprintf("data stream %d", st.index), r.o.Silence, err)
-		r.fail(err)
-		return nil, err
-	}
-	st.open = true
-	return st, nil
-}
-
-func (r *receiver) place(h *wire.Hello, conn net.Conn) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	switch {
-	case h.Role != wire.RoleData || subtle.ConstantTimeCompare(h.Nonce[:], r.nonce[:]) != 1:
-		return fmt.Errorf("%w: not a stream of the session under way", errRefused)
-	case h.Streams != r.hello.Streams || h.Codec != r.hello.Codec || r.conns[h.Stream] != nil:
-		return fmt.Errorf("%w: stream %d of %d, session has %d and each comes once", errRefused, h.Stream, h.Streams, r.hello.Streams)
-	}
-	r.conns[h.Stream] = conn
-	for _, c := range r.conns {
-		if c == nil {
-			return nil
-		}
-	}
-	close(r.ready)
-	return nil
-}
-
-// run is the life of a data stream. Its end before GO is the migration's end.
-func (st *inStream) run() {
-	defer func() { _ = st.conn.Close() }()
-	defer context.AfterFunc(st.r.ctx, func() { _ = st.conn.Close() })()
-	err := st.frames()
-	if !st.r.allHere.Load() {
-		if !errors.Is(err, wire.ErrFormat) {
-			err = connError(fmt.Sprintf("data stream %d", st.index), st.r.o.Silence, err)
-		} else {
-			err = fmt.Errorf("data stream %d: %w", st.index, err)
-		}
-		st.r.fail(err)
-	}
-}
-
-// frames reads until the stream ends, which is always an error: whoever knows
-// that the stream has done its work ignores it.
-func (st *inStream) frames() error {
-	round, pages, done := uint32(1), uint64(0), false
-	for {
-		f, err := st.in.Next()
-		if err != nil {
-			return err
-		}
-		if st.paging = f.Type != wire.TypeKeepalive; st.paging {
-			st.r.progress(time.Now())
-		}
-		switch {
-		case f.Type == wire.TypeKeepalive:
-			err = st.acknowledge(time.Now())
-		case done:
-			err = fmt.Errorf("%w: %s after the last round", wire.ErrFormat, f.Type)
-		case f.Type == wire.TypeZero || f.Type == wire.TypeRaw:
-			var n uint64
-			n, err = st.r.page.apply(&f, st.in)
-			pages += n
-			st.r.tellArrived()
-		case f.Type == wire.TypeCodec:
-			var n uint64
-			n, err = st.r.page.applyCoded(&f, st.in, &st.buf)
-			pages += n
-			st.r.tellArrived()
-		case f.Type == wire.TypeRound:
-			done = f.Last()
-			err = st.endRound(&f, round, pages)
-			round, pages = round+1, 0
-		default:
-			err = fmt.Errorf("%w: %s on a data stream", wire.ErrFormat, f.Type)
-		}
-		if err != nil {
-			return err
-		}
-		st.paging = false
-	}
-}
-
-// tellArrived lets the populator know of more pages.
-func (r *receiver) tellArrived() {
-	select {
-	case r.arrived <- struct{}{}:
-	default:
-	}
-}
-
-// endRound waits at the barrier. Meanwhile it shows the source that it lives,
-// for it does not read.
-func (st *inStream) endRound(f *wire.Frame, round uint32, pages uint64) error {
-	var w wire.Round
-	if err := w.Decode(f.Body); err != nil {
-		return err
-	}
-	if w.N != round || w.Pages != pages {
-		return fmt.Errorf("%w: ROUND %d with %d pages, received were %d in round %d", wire.ErrFormat, w.N, w.Pages, pages, round)
-	}
-	if err := st.acknowledge(time.Now()); err != nil {
-		return err
-	}
-	gate, err := st.r.page.barrier.pass(round, pages, f.Last())
-	if err != nil || sabotage.On(sabotage.Barrier) {
-		return err
-	}
-	t := time.NewTicker(st.ackEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-gate:
-			return nil
-		case <-st.r.ctx.Done():
-			return context.Cause(st.r.ctx)
-		case <-t.C:
-			if err := st.acknowledge(time.Now()); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-// roundPassed notes a round and tells the source. The last stream calls it.
-func (r *receiver) roundPassed(round uint32, t tally) error {
-	now := time.Now()
-	r.mu.Lock()
-	if r.roundBegan.IsZero() {
-		r.roundBegan = r.began
-	}
-	if len(r.rep.Rounds) < maxReported {
-		r.rep.Rounds = append(r.rep.Rounds, RoundReport{N: int(round), MS: ms(now.Sub(r.roundBegan)), SentPages: t.pages})
-	}
-	r.roundBegan, r.passed, r.round = now, t, round
-	r.mu.Unlock()
-	w := wire.Round{N: round, Pages: t.pages}
-	return r.link.send(wire.TypePassed, 0, w.Append(nil))
-}
-
-// maxReported bounds the rounds in a destination's report: the source decides
-// how many there are.
-const maxReported = 10_000
