@@ -244,13 +244,7 @@ func TestFramesForAGuestOnItsWay(t *testing.T) {
 	n := p.(*nic)
 	defer n.close()
 	peer := taptest.Packets(t, "peer")
-	// One processor carries all frames, so that they arrive in order.
-	var one unix.CPUSet
-	require.NoError(t, unix.SchedGetaffinity(0, &one))
-	for cpu := 0; one.Count() > 1; cpu++ {
-		one.Clear(cpu)
-	}
-	require.NoError(t, unix.SchedSetaffinity(0, &one))
+	taptest.OneProcessor(t)
 	send := func(mark byte) {
 		f := make([]byte, 60)
 		copy(f, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 9, 9, 9, 9, 9, loadType >> 8, loadType & 0xff, mark})
