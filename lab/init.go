@@ -213,8 +213,12 @@ func findDisk(serial string) (string, error) {
 			text, err := os.ReadFile(f)
 			if err == nil && strings.TrimSpace(string(text)) == serial {
 				dev := "/dev/" + filepath.Base(filepath.Dir(f))
+				// As with a port: the node is there a little before the disk answers.
 				return dev, awaitDevice(dev, func() error {
-					_, err := os.Stat(dev)
+					fd, err := unix.Open(dev, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+					if err == nil {
+						err = unix.Close(fd)
+					}
 					return err
 				})
 			}

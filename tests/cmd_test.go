@@ -155,6 +155,7 @@ func TestCancelLeavesTheSourceRunning(t *testing.T) {
 		},
 	}
 	for name, cancel := range cancels {
+		waits := strings.Count(q.err.String(), "listening on "+addr)
 		m := start(t, "migrate", "--api-sock", src, "--to", addr, "--bandwidth", "1MB/s", "--json")
 		m.await(m.err, "round 1")
 		code, out, errs := godwit(t, "migration", "set", "--api-sock", src, "bandwidth=2MB/s,downtime-limit=50ms")
@@ -171,7 +172,7 @@ func TestCancelLeavesTheSourceRunning(t *testing.T) {
 		require.Equal(t, migration.Cancelled, r.Status, name)
 		p.awaitBeats(3)
 		q.awaitThat("the receiver waits again", q.err, func(s string) bool {
-			return strings.HasSuffix(strings.TrimSpace(s), "listening on "+addr)
+			return strings.Count(s, "listening on "+addr) > waits
 		})
 	}
 	// Nothing of it is in the way of one that succeeds.

@@ -49,20 +49,31 @@ func chans(t *testing.T, m *vmm.Machine, out *console, dir string, round int) {
 	typeLine(t, m, `test $(head -c 64 /dev/hwrng | wc -c) = 64 && `+say("rng"))
 	out.waitFor(t, done("rng"))
 
+	// connected: what the guest says before the device has taken the client is said to
+	// nobody, and dropped.
+	connected := func(port int) {
+		require.Eventually(t, func() bool {
+			i, err := m.Info()
+			return err == nil && i.Console.Ports[port].Connected
+		}, patience, 10*time.Millisecond)
+	}
 	channel := connect(t, filepath.Join(dir, "channel"))
+	connected(1)
 	// The driver makes the node when the device has told it of the port, and opens it a little later.
 	typeLine(t, m, `until port=$(echo /dev/vport*p1) && : <$port; do usleep 10000; done 2>/dev/null; `+say("port"))
 	out.waitFor(t, done("port"))
-	typeLine(t, m, `read -r x <$port && test "$x" = question && `+say("channel"))
+	// A read is at its end while the guest has not heard of the client, and to close the port drops what came.
+	typeLine(t, m, `exec 4<>$port; until read -r x <&4; do usleep 10000; done; test "$x" = question && `+say("channel"))
 	_, err := io.WriteString(channel, "question\n")
 	require.NoError(t, err)
 	out.waitFor(t, done("channel"))
-	typeLine(t, m, `echo answer >$port`)
+	typeLine(t, m, `echo answer >&4; exec 4>&-`)
 	line, err := bufio.NewReader(channel).ReadString('\n')
 	require.NoError(t, err)
 	require.Equal(t, "answer\n", line)
 
 	hvc := connect(t, filepath.Join(dir, "hvc"))
+	connected(0)
 	// Held open: Linux drops what a terminal got when its last user closes it.
 	typeLine(t, m, `stty -F /dev/hvc0 raw -echo; exec 3<>/dev/hvc0; echo hello >&3`)
 	line, err = bufio.NewReader(hvc).ReadString('\n')

@@ -194,11 +194,13 @@ func (p *process) start(method string, args any) <-chan *Outcome {
 	return result
 }
 
-// move moves the guest and expects it to work.
+// move moves the guest and expects it to work. Silence is not what is tried, as in
+// copyHere.move.
 func (p *process) move(to *process, a SendArgs) (sent, received *Outcome) {
 	t := p.s.t
 	t.Helper()
-	addr, arrival := to.receive(ReceiveArgs{Local: a.Local})
+	a.Silence = patience
+	addr, arrival := to.receive(ReceiveArgs{Local: a.Local, Silence: patience})
 	a.Addr = addr
 	sent, received = <-p.start("Send", a), <-arrival
 	require.NotNil(t, sent, "the source died")

@@ -73,8 +73,8 @@ func TestSharedFolder(t *testing.T) {
 func (h *host) handOver(to *host, path string) {
 	t := h.s.t
 	t.Helper()
-	addr, arrival := to.receive(ReceiveArgs{Disks: map[string]string{"data": to.at(path)}, Probe: to.at(path)})
-	sent, received := <-h.start("Send", SendArgs{Addr: addr, Probe: h.at(path)}), <-arrival
+	addr, arrival := to.receive(ReceiveArgs{Disks: map[string]string{"data": to.at(path)}, Probe: to.at(path), Silence: patience})
+	sent, received := <-h.start("Send", SendArgs{Addr: addr, Probe: h.at(path), Silence: patience}), <-arrival
 	require.NotNil(t, sent)
 	require.NotNil(t, received)
 	require.Empty(t, sent.Err)
