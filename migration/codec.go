@@ -6,6 +6,7 @@ import (
 	"io"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"godwit/migration/policy"
@@ -33,6 +34,7 @@ type coder struct {
 	codec  policy.Codec
 	encTo  func(dst []byte, gfn uint64, page []byte) policy.Encoding
 	pool   *pool
+	share  share         // of the pool's processors
 	perOne time.Duration // encoding a page took lately
 
 	gfns  []uint64
@@ -52,6 +54,7 @@ func newCoder(codec policy.Codec, pool *pool) *coder {
 		gfns: make([]uint64, 0, chunkPages), pages: make([][]byte, 0, chunkPages),
 		made: make([]policy.Encoding, chunkPages), room: make([]byte, chunkPages*pageSize),
 		body: make([]byte, 0, chunkPages*wire.CodedSize), data: make([]byte, 0, chunkPages*pageSize)}
+	c.share.do = c.one
 	if s, ok := codec.(policy.ScratchCodec); ok {
 		c.encTo = s.EncodeTo
 	} else {
@@ -71,7 +74,7 @@ func (c *coder) encode(addRaw func(gpa uint64, data []byte)) error {
 	n := len(c.gfns)
 	began := time.Now()
 	if c.perOne > worthSharing && c.pool != nil {
-		c.pool.each(n, c.one)
+		c.pool.each(n, &c.share)
 	} else {
 		c.one(0, n)
 	}
@@ -112,53 +115,61 @@ func (c *coder) one(from, to int) {
 // pool is processors that help streams to encode. There are never more of them
 // than the machine has, however many streams ask.
 type pool struct {
-	jobs chan func()
+	jobs chan *share
 	wg   sync.WaitGroup
 }
 
 func newPool() *pool {
-	p := &pool{jobs: make(chan func())}
+	p := &pool{jobs: make(chan *share)}
 	for range runtime.GOMAXPROCS(0) - 1 {
 		p.wg.Go(func() {
-			for job := range p.jobs {
-				job()
+			for s := range p.jobs {
+				s.work()
+				s.busy.Done()
 			}
 		})
 	}
 	return p
 }
 
-// each calls do for pieces of 0 to n-1, in the caller's goroutine and in those of
-// the pool that are idle, and returns when all is done.
-func (p *pool) each(n int, do func(from, to int)) {
-	var next sync.Mutex
-	at := 0
-	work := func() {
-		for {
-			next.Lock()
-			from := at
-			at = min(at+sharedPages, n)
-			to := at
-			next.Unlock()
-			if from == to {
-				return
-			}
-			do(from, to)
+// share is work that several processors do together. Its owner uses it again and
+// again, for one piece of work at a time.
+type share struct {
+	do   func(from, to int)
+	n    int
+	next atomic.Int64   // the first that nobody has taken
+	busy sync.WaitGroup // processors of the pool
+}
+
+// work takes pieces and does them until none are left.
+func (s *share) work() {
+	for {
+		to := int(s.next.Add(sharedPages))
+		from := to - sharedPages
+		if from >= s.n {
+			return
 		}
+		s.do(from, min(to, s.n))
 	}
-	var wg sync.WaitGroup
+}
+
+// each has s.do called for pieces of 0 to n-1, in the caller's goroutine and in those
+// of the pool that are idle, and returns when all is done.
+func (p *pool) each(n int, s *share) {
+	s.n = n
+	s.next.Store(0)
 	for range n/sharedPages - 1 {
-		wg.Add(1)
+		s.busy.Add(1)
 		select {
-		case p.jobs <- func() { defer wg.Done(); work() }:
+		case p.jobs <- s:
 			continue
 		default: // nobody is idle
-			wg.Done()
+			s.busy.Done()
 		}
 		break
 	}
-	work()
-	wg.Wait()
+	s.work()
+	s.busy.Wait()
 }
 
 // close ends the pool's goroutines. Nobody may use it any more.

@@ -46,7 +46,7 @@ func (m *machineFlags) add(f *pflag.FlagSet) {
 	f.IntVar(&m.cpus, "cpus", 0, "number `N` of vCPUs, as in --cpus 4 (default 1)")
 	f.StringVar(&m.name, "name", "", "`NAME` of the machine; also puts its API socket where the other commands' --name finds it; as in --name web")
 	f.StringVar(&m.backing, "memory-backing", "", "`KIND` of guest memory: anon (the default, huge pages) or memfd, as in --memory-backing memfd")
-	f.StringVar(&m.tracker, "tracker", "", "`KIND` of dirty tracking for migrations: log (the default) or ring, as in --tracker ring")
+	f.StringVar(&m.tracker, "tracker", "", "`KIND` of dirty tracking for migrations: log (the default); or ring, which --throttle dirty-limit needs, and with which a page written shortly before its turn is sent twice; as in --tracker ring")
 }
 
 // build merges file and flags.
