@@ -51,7 +51,8 @@ type Fault struct {
 }
 
 // MigrationRequest is the body of PUT /migration. Zero values mean the
-// engine's defaults.
+// engine's defaults. What would do nothing is refused, as a codec on the way into a
+// file.
 type MigrationRequest struct {
 	// To is tcp:HOST:PORT, unix:PATH, or file:PATH to save the machine. A path is
 	// that of the process that runs the machine.
