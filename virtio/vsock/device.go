@@ -3,6 +3,7 @@ package vsock
 import (
 	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"time"
@@ -33,8 +34,10 @@ const (
 	// maxPacket is the most that one packet for the guest carries, bytes.
 	maxPacket = 64 << 10
 	// firstPort is where the host's own ports begin, above those that a guest's
-	// programs are likely to connect to.
+	// programs are likely to connect to. lastPort leaves out VMADDR_PORT_ANY of
+	// Linux's vm_sockets.h.
 	firstPort = 1 << 30
+	lastPort  = 1<<32 - 2
 
 	// defaultPatience is how long the other side has to finish what it must: a client its
 	// CONNECT, the guest its answer to a request or to a shutdown.
@@ -66,7 +69,7 @@ type Device struct {
 	flush    fifo               // may have something for the host
 	resets   []reset            // for the guest, of what is no connection any more
 	blocked  bool               // the tx queue waits until resets are fewer
-	nextPort uint32
+	nextPort uint32             // from firstPort to lastPort
 	patience time.Duration
 	paused   bool
 
@@ -77,6 +80,11 @@ var _ virtio.Device = (*Device)(nil)
 
 // New makes a device that is inactive, and connected with nothing. Close it,
 // after its transport.
+//
+// Its own ports start anywhere: after a move the guest may still have sockets of
+// the connections that the device before it made, and Linux gives a socket that
+// was reset up only when its program closes it. A request for the same two ports
+// would meet that one.
 func New(cfg Config) (*Device, error) {
 	if cfg.GuestCID < MinCID || cfg.GuestCID > MaxCID {
 		return nil, fmt.Errorf("virtio-vsock: guest CID %d; give %d to %d", cfg.GuestCID, MinCID, uint64(MaxCID))
@@ -84,7 +92,7 @@ func New(cfg Config) (*Device, error) {
 	d := &Device{
 		cid: cfg.GuestCID, conns: map[*conn]struct{}{}, table: map[key]*conn{},
 		todo: fifo{link: linkTodo}, flush: fifo{link: linkFlush},
-		resets: make([]reset, 0, maxResets+maxConns), nextPort: firstPort, patience: defaultPatience,
+		resets: make([]reset, 0, maxResets+maxConns), nextPort: firstPort + rand.Uint32N(lastPort-firstPort+1), patience: defaultPatience,
 		move: move{limit: holdLimit},
 	}
 	var err error

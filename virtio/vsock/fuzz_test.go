@@ -27,6 +27,7 @@ const worldClients = 8
 func newWorld(t testing.TB, dir string) *world {
 	dev, err := New(Config{GuestCID: testCID})
 	require.NoError(t, err)
+	dev.nextPort = firstPort // a script is the same each time
 	path := filepath.Join(dir, "v")
 	_ = os.Remove(path)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})

@@ -123,7 +123,7 @@ func parseConnect(line []byte) (port uint32, ok bool) {
 func (d *Device) freePort(guest uint32) uint32 {
 	for {
 		p := d.nextPort
-		if d.nextPort++; d.nextPort < firstPort {
+		if d.nextPort++; d.nextPort > lastPort {
 			d.nextPort = firstPort
 		}
 		if d.table[key{p, guest}] == nil {

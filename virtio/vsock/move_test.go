@@ -123,6 +123,79 @@ func TestNothingOpensBeforeTheEvent(t *testing.T) {
 	}
 }
 
+// TestOldSocketsOfTheGuest: a guest keeps the sockets of connections that a move
+// ended until its programs close them. What it sends on them then must not meet
+// the host's new clients, not even one that has the ports of an old one, by
+// chance.
+func TestOldSocketsOfTheGuest(t *testing.T) {
+	for name, chance := range map[string]bool{"other ports": false, "by chance the same": true} {
+		t.Run(name, func(t *testing.T) {
+			g := boot(t)
+			open := func(c *net.UnixConn) *sock {
+				h, _ := g.expect(opRequest)
+				s := g.sock(h.srcPort, h.dstPort)
+				s.say(opResponse)
+				require.Equal(t, "OK "+itoa(h.srcPort)+"\n", read(t, c, 14))
+				return &s
+			}
+			var old []*sock
+			for range 2 {
+				old = append(old, open(g.dial("CONNECT 5000\n")))
+			}
+			g.arrive()
+			if chance {
+				g.dev.mu.Lock()
+				g.dev.nextPort = old[0].key.host
+				g.dev.mu.Unlock()
+			}
+			require.NoError(t, g.tr.Resume())
+			done := g.takeEvent()
+			var clients []*net.UnixConn
+			for i := range old {
+				clients = append(clients, g.dial("CONNECT 5000\n"))
+				require.Eventually(t, func() bool { return g.dev.asking() == i+1 }, long, time.Millisecond)
+			}
+			for _, s := range old {
+				s.write([]byte("late"))
+				h, _ := g.expect(opRST)
+				require.Equal(t, s.key, key{h.srcPort, h.dstPort})
+				s.say(opRST) // which is answered by nothing
+			}
+			require.Equal(t, len(clients), g.dev.Stats().Open)
+			done()
+			for i, c := range clients {
+				s := open(c)
+				require.Equal(t, chance, s.key == old[i].key)
+				s.write([]byte("new"))
+				require.Equal(t, "new", read(t, c, 3))
+			}
+			require.Zero(t, g.dev.Stats().BadPackets)
+		})
+	}
+}
+
+// asking is the number of clients whose request has not reached the guest.
+func (d *Device) asking() (n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for c := range d.conns {
+		if c.request {
+			n++
+		}
+	}
+	return n
+}
+
+// TestPortsWrap: the port that stands for any is no connection's.
+func TestPortsWrap(t *testing.T) {
+	g := boot(t)
+	g.dev.mu.Lock()
+	g.dev.nextPort = lastPort
+	require.EqualValues(t, 1<<32-2, g.dev.freePort(7))
+	require.EqualValues(t, firstPort, g.dev.freePort(7))
+	g.dev.mu.Unlock()
+}
+
 // TestEventNeverTaken: a guest that does not come to the event keeps nobody
 // waiting beyond the limit; when it comes to it after all, what was opened
 // meanwhile ends for the host too, and only that.

@@ -73,6 +73,14 @@ func (d *Device) handle(l *line, c *queue.Chain) {
 		d.stranger(h, k)
 		return
 	}
+	if cn.request {
+		// The guest has not heard of this one: it means what had the ports before.
+		if h.op != opRST {
+			d.stats.unknown.Add(1)
+			d.reset(hostCID, k)
+		}
+		return
+	}
 	// 5.10.6.3: every packet has it.
 	cn.peerAlloc, cn.peerFwd, cn.asked = h.bufAlloc, h.fwdCnt, false
 	if !d.told(cn, h, l, c) {
@@ -112,7 +120,7 @@ func (d *Device) stranger(h header, k key) {
 func (d *Device) told(cn *conn, h header, l *line, c *queue.Chain) bool {
 	switch h.op {
 	case opResponse:
-		if cn.phase != asking || cn.request {
+		if cn.phase != asking {
 			return false
 		}
 		d.opened(cn)
