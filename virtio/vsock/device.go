@@ -194,8 +194,14 @@ func (d *Device) setPaused(paused bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.paused = paused
-	if !paused {
-		d.startHold()
+	if paused {
+		return
+	}
+	d.startHold()
+	for c := range d.conns {
+		if c.timer != nil && c.phase != greeting {
+			c.hurry() // as for those whose time ended in the pause
+		}
 	}
 }
 

@@ -17,6 +17,12 @@ const holdLimit = 5 * time.Second
 // So nothing is opened until the driver gives a buffer of the event queue back,
 // which it does when it is done with the event.
 //
+// What counts as that is that the queue holds more buffers than when ours was
+// taken from it. The device cannot tell whose they are: a second move, before the
+// driver has come to the event of the first, may take the end of that one for
+// the end of its own. So every later buffer counts again, and what was opened in
+// between is reset then, which the client sees.
+//
 //	Restore ──> lost, hold ──event given──> hold ──buffer back──> open
 //	                 └──────────────────limit──> open ──buffer back──> reset what is open
 //

@@ -223,6 +223,41 @@ func TestEventNeverTaken(t *testing.T) {
 	require.EqualValues(t, 5001, h.dstPort)
 }
 
+// TestPauseCostsNoTime: who waits for the guest has all of its time from when the
+// guest runs.
+func TestPauseCostsNoTime(t *testing.T) {
+	g := boot(t)
+	g.dial("CONNECT 5000\n")
+	h, _ := g.expect(opRequest)
+	require.NoError(t, g.tr.Pause())
+	g.dial("CONNECT 5001\n")
+	require.Eventually(t, func() bool { return g.dev.asking() == 1 }, long, time.Millisecond)
+	g.dial("CONN")
+	require.Eventually(t, func() bool { return g.dev.Stats().Open == 3 }, long, time.Millisecond)
+	timers := func() map[uint32]*time.Timer {
+		g.dev.mu.Lock()
+		defer g.dev.mu.Unlock()
+		m := map[uint32]*time.Timer{}
+		for c := range g.dev.conns {
+			m[c.guest] = c.timer
+		}
+		return m
+	}
+	before := timers()
+	require.NoError(t, g.tr.Resume())
+	after := timers()
+	for port, began := range map[uint32]bool{5000: true, 5001: true, 0: false} { // 0: said no port yet
+		require.NotNil(t, after[port])
+		require.Equal(t, began, before[port] != after[port], "port %d", port)
+		if began {
+			require.False(t, before[port].Stop(), "what it had left still runs")
+		}
+	}
+	s := g.sock(h.srcPort, 5000)
+	s.say(opResponse)
+	g.expect(opRequest)
+}
+
 // TestPausedGuestIsNotLate: the limit is for a guest that runs.
 func TestPausedGuestIsNotLate(t *testing.T) {
 	g := boot(t)
