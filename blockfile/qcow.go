@@ -37,7 +37,7 @@ func openQcow(path string, o Options, c chain) (_ *qcow, err error) {
 		return nil, err
 	}
 	h, err := qcow2.ReadHeader(q.host)
-	if errors.Is(err, qcow2.ErrFormat) {
+	if errors.Is(err, qcow2.ErrMagic) {
 		err = fmt.Errorf("%w; if it is a raw image, say that its format is raw", err)
 	}
 	if err != nil {

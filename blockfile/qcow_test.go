@@ -243,9 +243,34 @@ func TestBackingRefused(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, f.Close())
 	require.Equal(t, []string{over, base}, opened)
-	_, err = Open(base, Options{Format: FormatQcow2})
-	require.ErrorIs(t, err, qcow2.ErrFormat)
-	require.ErrorContains(t, err, "say that its format is raw")
+}
+
+// TestNotQcow2: only what does not begin as a qcow2 image does may be a raw one.
+func TestNotQcow2(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.qcow2")
+	createQcow(t, path, qcow2.CreateOptions{Size: testSize}, nil)
+	good, err := os.ReadFile(path)
+	require.NoError(t, err)
+	for name, c := range map[string]struct {
+		damage func(b []byte) []byte
+		raw    bool
+	}{
+		"zeroes":      {func(b []byte) []byte { return make([]byte, len(b)) }, true},
+		"first byte":  {func(b []byte) []byte { b[0]++; return b }, true},
+		"empty":       {func([]byte) []byte { return nil }, true},
+		"L1 table":    {func(b []byte) []byte { b[46]++; return b }, false},
+		"cut off":     {func(b []byte) []byte { return b[:71] }, false},
+		"header size": {func(b []byte) []byte { b[103]++; return b }, false},
+	} {
+		require.NoError(t, os.WriteFile(path, c.damage(bytes.Clone(good)), 0o600))
+		_, err := Open(path, Options{Format: FormatQcow2})
+		require.ErrorIs(t, err, qcow2.ErrFormat, name)
+		if c.raw {
+			require.ErrorContains(t, err, "say that its format is raw", name)
+		} else {
+			require.NotContains(t, err.Error(), "format is raw", name)
+		}
+	}
 }
 
 // TestQcow2ChangesHands has two openers take turns, as a migration does, with

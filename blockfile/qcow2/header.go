@@ -9,6 +9,8 @@ import (
 var (
 	// ErrFormat says that the file is no qcow2 image, or a broken one.
 	ErrFormat = errors.New("not a valid qcow2 image")
+	// ErrMagic is the ErrFormat of a file that does not begin as an image does.
+	ErrMagic = fmt.Errorf("%w: it does not start with a qcow2 header", ErrFormat)
 	// ErrUnsupported says that the image uses a part of the format that is
 	// not implemented here.
 	ErrUnsupported = errors.New("qcow2 feature not supported")
@@ -147,8 +149,11 @@ func unsupported(format string, args ...any) error {
 
 // headerStart judges what must be known to read the rest.
 func headerStart(b []byte) (clusterBits uint32, err error) {
-	if len(b) < lengthV2 || binary.BigEndian.Uint32(b) != magic {
-		return 0, broken("it does not start with a qcow2 header")
+	if len(b) < 4 || binary.BigEndian.Uint32(b) != magic {
+		return 0, ErrMagic
+	}
+	if len(b) < lengthV2 {
+		return 0, broken("the header is cut off")
 	}
 	if v := binary.BigEndian.Uint32(b[4:]); v != 2 && v != 3 {
 		return 0, unsupported("version %d; only 2 and 3 are known", v)

@@ -55,7 +55,7 @@ func TestHeaderRefused(t *testing.T) {
 		want  error
 		says  string
 	}{
-		{"magic", u32(0, 1), ErrFormat, "does not start with"},
+		{"magic", u32(0, 1), ErrMagic, "does not start with"},
 		{"version 1", u32(4, 1), ErrUnsupported, "version 1"},
 		{"version 4", u32(4, 4), ErrUnsupported, "version 4"},
 		{"tiny clusters", u32(20, 8), ErrFormat, "2^8"},
