@@ -3,6 +3,7 @@ package qcow2
 import (
 	"cmp"
 	"errors"
+	"slices"
 	"sync/atomic"
 )
 
@@ -133,31 +134,53 @@ func (m *Image) writeBlock(b *block) error {
 // caller is not in flight.
 func (m *Image) reclaim() error {
 	m.mu.Lock()
-	ready := m.flushed
+	ready, stuck := m.flushed, len(m.stuck)
 	m.flushed = nil
 	m.mu.Unlock()
-	if len(ready) == 0 {
+	if len(ready) == 0 && stuck == 0 {
 		return nil
 	}
-	m.inflight.Lock()
-	//lint:ignore SA2001 all earlier requests have ended now, which is all that was wanted
-	m.inflight.Unlock()
+	if len(ready) > 0 {
+		m.inflight.Lock()
+		//lint:ignore SA2001 all earlier requests have ended now, which is all that was wanted
+		m.inflight.Unlock()
+	}
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, r := range ready {
 		atomic.AddInt64(&m.freed, -r.count)
 	}
-	var first error
+	first := m.retry()
 	for _, r := range ready {
 		first = cmp.Or(first, m.countOff(r))
 	}
 	return first
 }
 
+// retry counts off what an earlier reclaim could not, up to the first that fails
+// again, which is the last to be tried the next time. The host's error was told
+// once, and is not again: the disk is whole, and a guest must be able to flush
+// it. It needs mu.
+func (m *Image) retry() (first error) {
+	runs := m.stuck
+	m.stuck = nil
+	for i, r := range runs {
+		if err := m.countOff(r); errors.Is(err, ErrCorrupt) {
+			first = cmp.Or(first, err)
+		}
+		if len(m.stuck) > 0 {
+			m.stuck = append(slices.Clip(runs[i+1:]), m.stuck...)
+			break
+		}
+	}
+	return first
+}
+
 // countOff lowers the counts of a run and punches out what became free. What
 // fails does so for its own clusters alone, which stay counted; the first error
-// is told.
+// is told. Clusters whose count says something else than that stay so for good,
+// those whose count cannot be had are stuck until retry. It needs mu.
 func (m *Image) countOff(r run) (first error) {
 	hole := run{}
 	punch := func() {
@@ -169,7 +192,8 @@ func (m *Image) countOff(r run) (first error) {
 		_ = m.host.Punch(hole.first<<m.g.bits, hole.count<<m.g.bits)
 		hole.count = 0
 	}
-	for c := r.first; c < r.first+r.count; c++ {
+	end := r.first + r.count
+	for c := r.first; c < end; c++ {
 		left, err := m.count(c, -1)
 		if err != nil || left != 0 {
 			punch()
@@ -178,7 +202,10 @@ func (m *Image) countOff(r run) (first error) {
 		case err != nil:
 			first = cmp.Or(first, err)
 			if !errors.Is(err, ErrCorrupt) {
-				c |= int64(m.g.perBlock) - 1 // the block cannot be read, so try the next
+				// The block cannot be read, so go on with the next.
+				last := min(c|(int64(m.g.perBlock)-1), end-1)
+				m.stuck = append(m.stuck, run{c, last - c + 1})
+				c = last
 			}
 		case left == 0:
 			if hole.count == 0 {

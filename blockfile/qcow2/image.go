@@ -89,6 +89,7 @@ type Image struct {
 	refs    refcounts
 	frees   []run // no longer referred to, but not flushed
 	flushed []run // flushed, but a request may still use them
+	stuck   []run // no request uses them, but the host could not read their counts
 	freed   int64 // clusters in frees and flushed; read atomically without mu
 	scratch []byte
 
@@ -239,7 +240,7 @@ func (m *Image) dropCaches() {
 	m.refs.blocks.clear()
 	m.refs.byIndex = make(map[uint64]*block)
 	m.refs.tableDirty, m.l1Dirty = dirtyRange{}, dirtyRange{}
-	m.frees, m.flushed = nil, nil
+	m.frees, m.flushed, m.stuck = nil, nil, nil
 	atomic.StoreInt64(&m.freed, 0)
 	m.dirty.Store(false)
 }
