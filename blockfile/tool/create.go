@@ -64,11 +64,11 @@ func (n *NewImage) check() error {
 		if err != nil {
 			return fmt.Errorf("backing file: %w", err)
 		}
-		if below.BackingError != "" {
-			return fmt.Errorf("backing file of %q: %s", below.Path, below.BackingError)
-		}
 		images := 1
 		for b := below; b != nil; b = b.Backing {
+			if b.BackingError != "" {
+				return fmt.Errorf("backing file of %q: %s", b.Path, b.BackingError)
+			}
 			if b.Format == Qcow2 {
 				images++
 			}

@@ -302,6 +302,24 @@ func TestLongestChain(t *testing.T) {
 	}
 }
 
+// TestBrokenChain: nothing is put above a chain that no machine would open,
+// wherever it breaks.
+func TestBrokenChain(t *testing.T) {
+	dir := t.TempDir()
+	at := func(i int) string { return filepath.Join(dir, fmt.Sprint(i)) }
+	require.NoError(t, Create(NewImage{Path: at(0), Format: Raw, Size: 1 << 20}))
+	for i, format := range []string{Raw, Qcow2, Qcow2} {
+		require.NoError(t, Create(NewImage{Path: at(i + 1), Format: Qcow2, Size: -1, Backing: at(i), BackingFormat: format}))
+	}
+	require.NoError(t, os.Remove(at(0)))
+	for i := 1; i <= 3; i++ {
+		err := Create(NewImage{Path: at(4), Format: Qcow2, Size: -1, Backing: at(i), BackingFormat: Qcow2})
+		require.ErrorContains(t, err, fmt.Sprintf("backing file of %q", at(1)))
+		require.ErrorContains(t, err, "no such file")
+		require.NoFileExists(t, at(4))
+	}
+}
+
 func TestInspect(t *testing.T) {
 	base := rawImage(t, disk(8))
 	dir := filepath.Dir(base)
