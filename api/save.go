@@ -138,6 +138,14 @@ type watchedSource struct {
 	enter func(phase migration.Phase, pages uint64)
 }
 
+// Settle implements migration.Settler.
+func (w *watchedSource) Settle(ctx context.Context) error {
+	if s, ok := w.Source.(migration.Settler); ok {
+		return s.Settle(ctx)
+	}
+	return nil
+}
+
 func (w *watchedSource) Pause(ctx context.Context) error {
 	w.enter(migration.PhasePause, 0)
 	return w.Source.Pause(ctx)

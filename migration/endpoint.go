@@ -66,11 +66,15 @@ type Source interface {
 	// comes only while the log is on.
 	SetPace(p policy.Pace) error
 	// Pause stops the vCPUs, finishes accesses under way and drains devices:
-	// when it returns, nothing writes guest memory any more.
+	// when it returns, nothing writes guest memory any more. All the time it takes
+	// counts as downtime, so the guest stands still in it; one that has to wait for
+	// others does that in Settle (Settler), or fails with ErrUnsettled and the guest
+	// running. A Pause that fails otherwise may leave the guest paused or running.
 	// A stop rule that measures has Pause, SaveState and Resume called once or
 	// more while copying goes on, with the log on, before the Pause that counts.
 	Pause(ctx context.Context) error
-	// Resume undoes Pause, also a Pause that failed half-way.
+	// Resume undoes Pause, also a Pause that failed, half-way or with the guest
+	// running already.
 	Resume() error
 	// SaveState writes vCPU, interrupt, clock and device state. Only between
 	// Pause and Resume; it may dirty guest memory no further.
@@ -78,8 +82,10 @@ type Source interface {
 	// Release flushes writable disk images and gives up their locks, so that
 	// the destination can take them. Only while paused.
 	Release() error
-	// Reclaim undoes Release, also a Release that failed half-way. If it fails the machine must stay paused, and the
-	// engine says so with the error.
+	// Reclaim undoes Release, also a Release that failed half-way. It takes back what
+	// the guest cannot do without, such as its disks; if that fails the machine must
+	// stay paused, and the engine says so with the error. What the guest can do
+	// without, such as the host's end of a console, must not make it fail.
 	Reclaim() error
 	// Ended is closed when the guest ended by itself (power-off, reset, fault);
 	// EndReason then says how. Both may be called from any goroutine.

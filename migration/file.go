@@ -87,9 +87,8 @@ func (f *fileWriter) run() error {
 	if err := f.out.frame(wire.TypeLayout, 0, wire.AppendExtents(nil, f.mem.layout())); err != nil {
 		return err
 	}
-	f.paused = true // also when it fails half-way
-	if err := f.src.Pause(f.ctx); err != nil {
-		return fmt.Errorf("pause: %w", err)
+	if err := f.pause(); err != nil {
+		return err
 	}
 	if hasEnded(f.src) {
 		return guestEnded(f.src)
@@ -99,6 +98,23 @@ func (f *fileWriter) run() error {
 		return err
 	}
 	return f.rest(which)
+}
+
+// pause stops the guest once the machine has settled.
+func (f *fileWriter) pause() error {
+	for {
+		if _, err := settle(f.ctx, f.src); err != nil {
+			return err
+		}
+		f.paused = true // also when it fails half-way
+		err := f.src.Pause(f.ctx)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, ErrUnsettled) {
+			return fmt.Errorf("pause: %w", err)
+		}
+	}
 }
 
 func (f *fileWriter) chunks(t wire.Type, data []byte) error {

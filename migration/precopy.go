@@ -24,12 +24,12 @@ const (
 // each chunk, clear its bits, then read, then send (see stream.chunk). A page
 // written before its turn is sent once, as it is; one written after is in the log.
 func (e *engine) copyMemory() error {
-	if e.o.Local {
-		return nil // there is nothing to copy, so nothing to log
+	if !e.o.Local {
+		e.pending = make(Bitmap, e.mem.words)
 	}
-	e.pending = make(Bitmap, e.mem.words)
-	if e.o.Mode == StopAndCopy {
-		return nil
+	if e.o.Local || e.o.Mode == StopAndCopy {
+		_, err := settle(e.ctx, e.src) // nothing is copied yet, so nothing to log
+		return err
 	}
 	if err := e.s.enter(PhaseCopy); err != nil {
 		return err
@@ -47,7 +47,7 @@ func (e *engine) copyMemory() error {
 	if err := e.lookEarly(); err != nil {
 		return err
 	}
-	for {
+	for waited := false; ; {
 		if err := e.round(false); err != nil {
 			return err
 		}
@@ -61,8 +61,17 @@ func (e *engine) copyMemory() error {
 		}
 		decision := e.o.Policies.Stop.Decide(r)
 		if decision == policy.Finish {
-			e.promise(r)
-			return nil
+			took, err := settle(e.ctx, e.src)
+			if err != nil {
+				return err
+			}
+			// The guest has written meanwhile, so the rule is asked again: once, for a
+			// machine that always takes long must still be able to leave.
+			if waited || took <= limit/10 {
+				e.promise(r)
+				return nil
+			}
+			waited = true
 		}
 		if err := e.setPace(throttle.Next(r)); err != nil {
 			return err
@@ -232,9 +241,8 @@ func (e *engine) lastPages() error {
 	if err := e.clock.enter(partPause); err != nil {
 		return err
 	}
-	e.paused = true // also when it fails half-way
-	if err := e.src.Pause(e.ctx); err != nil {
-		return fmt.Errorf("pause: %w", err)
+	if err := e.pause(); err != nil {
+		return err
 	}
 	if hasEnded(e.src) {
 		return guestEnded(e.src)

@@ -113,19 +113,30 @@ func (e *engine) rehearse(limit time.Duration) (err error) {
 		return nil
 	}
 	c.tries++
-	defer quietGC()() // as in the real pause
-	ctx, cancel := context.WithTimeoutCause(e.ctx, max(limit, rehearsalPatience), errSlowPause)
-	defer cancel()
+	patience := max(limit, rehearsalPatience)
 	defer func() {
 		if hasEnded(e.src) {
 			err = guestEnded(e.src) // whatever else failed, failed because of it
 		}
 	}()
-	e.paused = true // also when it fails half-way
+	ctx, cancel := context.WithTimeoutCause(e.ctx, patience, errSlowPause)
+	defer cancel()
+	if waited, err := settle(ctx, e.src); err != nil {
+		if ctx.Err() == nil || e.ctx.Err() != nil {
+			return err
+		}
+		c.pause = waited // no less, for all that is known
+		return nil
+	}
+	cancel()
+	ctx, cancel = context.WithTimeoutCause(e.ctx, patience, errSlowPause)
+	defer cancel()
+	defer quietGC()() // as in the real pause
+	e.paused = true   // also when it fails half-way
 	began := time.Now()
 	pauseErr := e.src.Pause(ctx)
 	c.pause = time.Since(began)
-	slow := pauseErr != nil && ctx.Err() != nil && e.ctx.Err() == nil
+	slow := pauseErr != nil && e.ctx.Err() == nil && (ctx.Err() != nil || errors.Is(pauseErr, ErrUnsettled))
 	if pauseErr != nil && !slow {
 		return fmt.Errorf("pause: %w", pauseErr)
 	}

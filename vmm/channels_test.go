@@ -49,7 +49,7 @@ func TestGuestRunsOnWithoutChannels(t *testing.T) {
 	require.ErrorIs(t, m.ResizeConsole("con2", 132, 50), ErrNoConsole)
 
 	s := m.Source()
-	require.NoError(t, s.Pause(t.Context()))
+	standStill(t, s)
 	require.NoError(t, s.Release())
 	var others []net.Listener
 	for _, name := range []string{"a", "v"} {

@@ -40,7 +40,7 @@ func TestLinkMoves(t *testing.T) {
 	down(m, "vm0")
 
 	s := m.Source()
-	require.NoError(t, s.Pause(t.Context()))
+	standStill(t, s)
 	require.NoError(t, s.Release())
 	require.NoError(t, s.Reclaim())
 	require.NoError(t, s.Resume())

@@ -26,25 +26,33 @@ type wireConfig struct {
 	TSCKHz uint32           `json:"tsc_khz"`
 }
 
-const (
-	// consolePatience is how long a migration waits for somebody to read the guest's
-	// console; long enough for a willing reader on a busy host.
-	consolePatience = 5 * time.Second
-	// consoleHold is how long the guest stands still for that, the first time.
-	consoleHold = 100 * time.Millisecond
-)
+// consolePatience is how long a migration waits for somebody to read the guest's
+// console, and at last lets the guest stand still for a slow reader; long enough
+// for a willing one on a busy host.
+const consolePatience = 5 * time.Second
 
-var errConsole = errors.New("nobody reads the guest's console, and what it wrote there would be lost; read it, or start the machine with --serial none")
+// consoleHolds is how long the guest stands still for whoever reads its console,
+// try after try: what it writes in between must not keep it from ever leaving.
+var consoleHolds = [...]time.Duration{consoleHold, 2 * consoleHold, 4 * consoleHold, 8 * consoleHold, 16 * consoleHold, consolePatience}
+
+const consoleHold = 100 * time.Millisecond
+
+var (
+	errConsole = errors.New("nobody reads the guest's console, and what it wrote there would be lost; read it, or start the machine with --serial none")
+	errSlow    = fmt.Errorf("the guest's console is read so slowly that what it wrote there takes more than %v to leave; read it faster, or start the machine with --serial none", consolePatience)
+)
 
 // source is a Machine about to leave.
 type source struct {
 	m         *Machine
 	wasPaused bool
+	holds     int // of consoleHolds, that were too short since the last Pause
 }
 
 var (
 	_ migration.LocalSource = (*source)(nil)
 	_ migration.HintSource  = (*source)(nil)
+	_ migration.Settler     = (*source)(nil)
 )
 
 // Source gives the migration engine its view of the machine. One migration at
@@ -103,41 +111,50 @@ func (s *source) CanPace(p policy.Pace) error { return s.m.throttle.can(p) }
 // SetPace implements migration.Source.
 func (s *source) SetPace(p policy.Pace) error { return s.m.throttle.set(p) }
 
+// Settle implements migration.Settler: somebody must read the guest's console. A
+// machine that its operator has paused need not stand still for the rest either.
+func (s *source) Settle(ctx context.Context) error {
+	flow, cancel := context.WithTimeoutCause(ctx, consolePatience, errConsole)
+	defer cancel()
+	if err := s.m.dev.serial.Flow(flow); err != nil {
+		return err
+	}
+	if s.m.State() != StatePaused {
+		return nil
+	}
+	drain, cancel := context.WithTimeoutCause(ctx, consolePatience, errSlow)
+	defer cancel()
+	return s.m.dev.serial.Drain(drain)
+}
+
 // Pause implements migration.Source. A machine that its operator has paused
-// stays paused, here after a failure and there after success.
+// stays paused, here after a failure and there after success. All that the guest
+// wrote to its console must have left, here, before the guest does.
 func (s *source) Pause(ctx context.Context) error {
 	s.m.op.Lock()
 	defer s.m.op.Unlock()
 	s.wasPaused = s.m.State() == StatePaused
 	s.m.operatorPaused = s.wasPaused
-	ctx, cancel := context.WithTimeoutCause(ctx, consolePatience, errConsole)
-	defer cancel()
 	if s.wasPaused {
+		ctx, cancel := context.WithTimeoutCause(ctx, consolePatience, errSlow)
+		defer cancel()
 		return s.m.dev.serial.Drain(ctx)
 	}
-	return s.m.pauseDrained(ctx)
-}
-
-var errHeld = errors.New("the console's reader is slow")
-
-// pauseDrained is Pause for a guest that leaves: all that it wrote to its console
-// must have left, here. While nobody reads that, it runs on. Once somebody does, it
-// stands still for consoleHold, and if a slow reader needs more, twice as
-// long each time: what it writes meanwhile must not keep it from ever leaving.
-func (m *Machine) pauseDrained(ctx context.Context) error {
-	for hold := consoleHold; ; hold *= 2 {
-		if err := m.dev.serial.Flow(ctx); err != nil {
-			return fmt.Errorf("pause: %w", err)
-		}
-		err := m.pause(func() error {
-			ctx, cancel := context.WithTimeoutCause(ctx, hold, errHeld)
-			defer cancel()
-			return m.dev.serial.Drain(ctx)
-		})
-		if !errors.Is(err, errHeld) {
-			return err
-		}
+	cause := migration.ErrUnsettled
+	if s.holds == len(consoleHolds)-1 {
+		cause = errSlow
 	}
+	err := s.m.pause(func() error {
+		ctx, cancel := context.WithTimeoutCause(ctx, consoleHolds[s.holds], cause)
+		defer cancel()
+		return s.m.dev.serial.Drain(ctx)
+	})
+	if errors.Is(err, migration.ErrUnsettled) {
+		s.holds++
+	} else if err == nil {
+		s.holds = 0
+	}
+	return err
 }
 
 // Resume implements migration.Source. After a Pause that failed the machine

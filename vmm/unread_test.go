@@ -63,20 +63,24 @@ func TestPauseWithoutAReader(t *testing.T) {
 	require.True(t, strings.HasPrefix(text, "metronome up"), text)
 }
 
+// standStill pauses a machine as the engine does.
+func standStill(t *testing.T, s migration.Source) {
+	for {
+		require.NoError(t, s.(migration.Settler).Settle(t.Context()))
+		if err := s.Pause(t.Context()); !errors.Is(err, migration.ErrUnsettled) {
+			require.NoError(t, err)
+			return
+		}
+	}
+}
+
 // A guest that is to leave does not stand still while nobody reads its console.
 func TestMoveWithoutAReader(t *testing.T) {
 	m, out := startUnread(t)
 	s := m.Source()
 	ctx, cancel := context.WithCancelCause(t.Context())
 	gave := make(chan error, 1)
-	go func() { gave <- s.Pause(ctx) }()
-	require.Eventually(t, func() bool { // it is under way, or over on a host that was busy for seconds
-		if m.op.TryLock() {
-			m.op.Unlock()
-			return len(gave) > 0
-		}
-		return true
-	}, time.Minute, time.Millisecond)
+	go func() { gave <- s.(migration.Settler).Settle(ctx) }()
 	exits := func() uint64 { return m.vcpus[0].exits.Load() }
 	for range 5 {
 		was := exits()
@@ -85,6 +89,9 @@ func TestMoveWithoutAReader(t *testing.T) {
 	cancel(errors.New("enough"))
 	require.Error(t, <-gave)
 	require.Equal(t, StateRunning, m.State())
+
+	require.ErrorIs(t, s.Pause(t.Context()), migration.ErrUnsettled)
+	require.Equal(t, StateRunning, m.State(), "it stood still only for a moment")
 	require.NoError(t, s.Resume())
 
 	close(out.open)
@@ -92,4 +99,27 @@ func TestMoveWithoutAReader(t *testing.T) {
 	require.Equal(t, migration.Completed, rep.Status)
 	require.Equal(t, StateRunning, next.State())
 	out.waitFor(t, "beat", 3)
+}
+
+// A reader that is slow keeps no guest from leaving: it stands still for longer and
+// longer, and at last as long as one may wait for a reader at all.
+func TestMoveWithASlowReader(t *testing.T) {
+	require.Equal(t, consolePatience, consoleHolds[len(consoleHolds)-1])
+	m, out := startUnread(t)
+	s := m.Source().(*source)
+	for i := range 2 {
+		began := time.Now()
+		require.ErrorIs(t, s.Pause(t.Context()), migration.ErrUnsettled)
+		require.GreaterOrEqual(t, time.Since(began), consoleHolds[i])
+		require.NoError(t, s.Resume())
+	}
+	s.holds = len(consoleHolds) - 1
+	timer := time.AfterFunc(consoleHold*5/2, func() { close(out.open) })
+	defer timer.Stop()
+	require.NoError(t, s.Pause(t.Context()))
+	require.Equal(t, StatePaused, m.State())
+	require.Zero(t, s.holds, "the next migration begins anew")
+	require.NoError(t, s.Resume())
+	out.waitFor(t, "beat", 3)
+	require.NotContains(t, errSlow.Error(), "nobody")
 }
