@@ -34,7 +34,7 @@ one is waited for.
 With --listen file:PATH the machine comes out of a file that "godwit migrate --to file:PATH" wrote. Its disks must be
 as they were then, and used by nobody. PATH.restored notes that it was done: restoring the same file again is possible
 and brings a warning, since two copies of one guest are seldom meant. What is wrong with the file ends the command
-with 1.
+with 1. There is no source to be patient with, so --stall, --timeout and --once are refused.
 
 With --tls-cert, --tls-key and --tls-ca a TCP source must show a certificate that an authority in --tls-ca has signed, and
 all that it sends is encrypted; the files are read when listening starts. Without them a source is not authenticated: listen
@@ -55,6 +55,9 @@ why, and its guest runs on there.`,
 			}
 			addr, err := api.ParseAddress(listen)
 			if err != nil {
+				return err
+			}
+			if err := checkRestore(addr, cmd.Flags()); err != nil {
 				return err
 			}
 			return r.serve(addr, hf, name)
@@ -95,8 +98,19 @@ type receiver struct {
 // addPatience makes the flags that say how long a source may take.
 func (r *receiver) addPatience(f *pflag.FlagSet) {
 	r.stall = timeValue(migration.DefaultStall)
-	f.Var(&r.stall, "stall", "give a source up that only shows that it lives, and brings nothing, for so long; 0 for never; as in --stall 1m")
+	f.Var(&r.stall, "stall", "give a source up that only shows that it lives, and brings nothing, for so long; 0 for never; a source that flushes its disks at the hand-over brings nothing, so give more where its host has much to write back; as in --stall 15m")
 	f.Var(&r.timeout, "timeout", "give a migration up that is not done so long after its source came, as in --timeout 10m (default never)")
+}
+
+// checkRestore refuses what only sources that connect have a use for: a file is
+// read as it is.
+func checkRestore(addr api.Address, f *pflag.FlagSet) error {
+	for _, name := range []string{"stall", "timeout", "once"} {
+		if addr.IsFile() && f.Changed(name) {
+			return usage("--%s has nothing to act on with --listen %s: no source connects, and a file is read once; leave it out", name, addr)
+		}
+	}
+	return nil
 }
 
 // options are what the engine is told.
