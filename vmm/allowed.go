@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,41 +16,59 @@ import (
 // absolute, or does not exist, lies nowhere. Links may change as soon as this
 // returns: what opens the file looks for itself (openBelow).
 func Resolve(prefixes []string, path string) (resolved string, ok bool) {
-	root, rest, ok := resolve(prefixes, path)
-	if !ok {
+	root, rest, err := resolve(prefixes, path)
+	if err != nil {
 		return "", false
 	}
 	return filepath.Join(root, rest), true
 }
 
 // resolve is Resolve in two parts: the prefix, with its own links followed, and
-// the way from there.
-func resolve(prefixes []string, path string) (root, rest string, ok bool) {
+// the way from there. Without a match the error has what is wrong with the
+// prefixes, too.
+func resolve(prefixes []string, path string) (root, rest string, err error) {
 	if !filepath.IsAbs(path) {
-		return "", "", false
+		return "", "", errors.New("the path is not absolute")
 	}
 	resolved, err := filepath.EvalSymlinks(path)
 	if err != nil {
-		return "", "", false
+		return "", "", err
 	}
+	whys := []error{errOutside}
 	for _, prefix := range prefixes {
-		root, err := filepath.EvalSymlinks(prefix)
+		root, err := rootOf(prefix)
 		if err != nil {
+			whys = append(whys, err)
 			continue
 		}
 		if rest, err := filepath.Rel(root, resolved); err == nil && filepath.IsLocal(rest) {
-			return root, rest, true
+			return root, rest, nil
 		}
 	}
-	return "", "", false
+	return "", "", errors.Join(whys...)
+}
+
+var errOutside = errors.New("it lies below none")
+
+// rootOf is where a prefix leads. An operator may give one that starts at the
+// working directory, but not one that says nothing.
+func rootOf(prefix string) (string, error) {
+	if prefix == "" {
+		return "", errors.New("an --allow-path is empty")
+	}
+	abs, err := filepath.Abs(prefix)
+	if err != nil {
+		return "", err
+	}
+	return filepath.EvalSymlinks(abs)
 }
 
 // openBelow opens the file at path as open(2) does, if it lies under one of
 // prefixes at that moment.
 func openBelow(prefixes []string, path string, flags int) (fd int, err error) {
-	root, rest, ok := resolve(prefixes, path)
-	if !ok {
-		return -1, fmt.Errorf("%q is not below an --allow-path any more, or gone", path)
+	root, rest, err := resolve(prefixes, path)
+	if err != nil {
+		return -1, fmt.Errorf("open %q below an --allow-path: %w", path, err)
 	}
 	if rest == "." { // the prefix is no folder but the file
 		return detach(os.OpenFile(root, flags|unix.O_NOFOLLOW, 0))

@@ -115,6 +115,17 @@ func TestResolve(t *testing.T) {
 		_, ok := Resolve(nil, path)
 		require.False(t, ok, "nothing is allowed by itself")
 	}
+
+	t.Chdir(dir)
+	for _, prefix := range []string{"in", "./in/", "other", "out/../in", "."} {
+		got, ok := Resolve([]string{prefix}, disk)
+		require.True(t, ok, prefix)
+		require.Equal(t, disk, got, prefix)
+		_, ok = Resolve([]string{"in"}, out)
+		require.False(t, ok, prefix)
+	}
+	_, ok := Resolve([]string{""}, disk)
+	require.False(t, ok, "a prefix that says nothing is not the working directory")
 }
 
 // A link that is turned elsewhere after the check does not matter any more.
