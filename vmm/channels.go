@@ -17,6 +17,7 @@ const (
 func (m *Machine) reclaimChannels(tries int) {
 	if m.channelTimer != nil {
 		m.channelTimer.Stop()
+		m.channelTimer = nil // its callback may wait for op already
 	}
 	err := m.dev.claimParts(false)
 	switch {
@@ -31,11 +32,19 @@ func (m *Machine) reclaimChannels(tries int) {
 	case tries == channelTries:
 		m.log.Warn("the guest runs on without a channel, which is asked for again for a minute; free its path", "error", err)
 	}
-	m.channelTimer = time.AfterFunc(channelRetry, func() {
+	var timer *time.Timer // op guards it: the callback waits until it is set
+	timer = time.AfterFunc(channelRetry, func() {
 		m.op.Lock()
 		defer m.op.Unlock()
-		if !m.released && m.State() != StateClosed {
-			m.reclaimChannels(tries - 1)
-		}
+		m.retryChannels(timer, tries-1)
 	})
+	m.channelTimer = timer
+}
+
+// retryChannels is what timer does. One that was stopped or replaced while its
+// callback waited for op does nothing. The caller holds op.
+func (m *Machine) retryChannels(timer *time.Timer, tries int) {
+	if m.channelTimer == timer && !m.released && m.State() != StateClosed {
+		m.reclaimChannels(tries)
+	}
 }

@@ -69,6 +69,19 @@ func TestGuestRunsOnWithoutChannels(t *testing.T) {
 	require.Contains(t, i.Vsock.Fault, "another process listens there")
 	require.Contains(t, log.String(), "the guest runs on without a channel")
 
+	// A timer whose callback was waiting when another took its place changes nothing.
+	m.op.Lock()
+	old := m.channelTimer
+	require.NotNil(t, old)
+	m.reclaimChannels(channelTries)
+	now := m.channelTimer
+	m.retryChannels(old, 0)
+	after := m.channelTimer
+	m.op.Unlock()
+	require.NotSame(t, old, now)
+	require.Same(t, now, after)
+	require.NotContains(t, log.String(), "stays closed")
+
 	for _, l := range others {
 		require.NoError(t, l.Close())
 	}
