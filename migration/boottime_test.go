@@ -1,25 +1,23 @@
 package migration
 
 import (
-	"os"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
-// uptime is what the kernel calls the time since boot, suspension included.
+// uptime is what the kernel calls the time since boot, suspension included, in
+// seconds that were begun. Not /proc/uptime: a container may have one of its own.
 func uptime(t *testing.T) time.Duration {
-	b, err := os.ReadFile("/proc/uptime")
-	require.NoError(t, err)
-	d, err := time.ParseDuration(strings.Fields(string(b))[0] + "s")
-	require.NoError(t, err)
-	return d
+	var i unix.Sysinfo_t
+	require.NoError(t, unix.Sysinfo(&i))
+	return time.Duration(i.Uptime) * time.Second
 }
 
 func TestBootTime(t *testing.T) {
 	before, now, after := uptime(t), BootTime(), uptime(t)
-	require.GreaterOrEqual(t, now, before)
-	require.Less(t, now, after+10*time.Millisecond, "uptime counts in hundredths of a second, rounded down")
+	require.GreaterOrEqual(t, now, before-time.Second)
+	require.LessOrEqual(t, now, after)
 }
