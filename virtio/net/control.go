@@ -205,7 +205,8 @@ func (c *controller) setMAC(chain *queue.Chain) bool {
 }
 
 // setPairs is 5.1.6.5.5. Workers of pairs that join are woken. Those of pairs that
-// leave are told before the backend knows: what it answers them then is no error.
+// leave are told before the backend knows: what it answers them then is no error,
+// even if they have joined again when they look.
 func (c *controller) setPairs(chain *queue.Chain) bool {
 	b, ok := c.take(chain, 2)
 	if !ok {
@@ -215,6 +216,7 @@ func (c *controller) setPairs(chain *queue.Chain) bool {
 	if n < 1 || n > c.pairs {
 		return false
 	}
+	c.dev.turns.Add(1)
 	before := c.dev.inUse.Load()
 	c.dev.inUse.Store(min(before, int32(n)))
 	err := c.dev.backend.SetQueues(n)
@@ -228,6 +230,12 @@ func (c *controller) setPairs(chain *queue.Chain) bool {
 		_ = c.live.Kicks[2*i].Signal()
 	}
 	return err == nil
+}
+
+// left says whether a pair that was in use after turn was read may have been out of
+// use since.
+func (d *Device) left(pair int, turn uint32) bool {
+	return pair >= int(d.inUse.Load()) || d.turns.Load() != turn
 }
 
 // setOffloads is 5.1.6.5.6.

@@ -182,11 +182,17 @@ func TestPairs(t *testing.T) {
 // which it then says, as a tap does.
 type leaving struct {
 	*wire
+	late          bool // it says so when the test lets it
 	once          sync.Once
 	reading, left chan struct{}
 }
 
 func (l *leaving) Readv(pair int, bufs [][]byte) (int, error) {
+	select {
+	case <-l.left:
+		return l.wire.Readv(pair, bufs)
+	default:
+	}
 	if pair == 0 {
 		return l.wire.Readv(pair, bufs)
 	}
@@ -198,7 +204,7 @@ func (l *leaving) Readv(pair int, bufs [][]byte) (int, error) {
 func (l *leaving) leave() { l.once.Do(func() { close(l.left) }) }
 
 func (l *leaving) SetQueues(n int) error {
-	if l.queues.Load() == 2 && n == 1 {
+	if !l.late && l.queues.Load() == 2 && n == 1 {
 		l.leave()
 	}
 	return l.wire.SetQueues(n)
@@ -213,6 +219,22 @@ func TestPairLeavesWhileItIsRead(t *testing.T) {
 	require.Zero(t, g.command(4, 0, 2, 0))
 	<-l.reading
 	require.Zero(t, g.command(4, 0, 1, 0))
+	require.NoError(t, g.tr.Pause())
+	require.Zero(t, g.dev.Stats().HostErrors, g.dev.Stats().LastHostError)
+}
+
+// TestPairComesBackWhileItIsRead: what the backend said of the pair that had left
+// is no error of the pair that is there again.
+func TestPairComesBackWhileItIsRead(t *testing.T) {
+	l := &leaving{wire: newWire(t, 2), late: true, reading: make(chan struct{}, 1), left: make(chan struct{})}
+	g := boot(t, setup{config: net.Config{Backend: l, Pairs: 2}})
+	defer l.leave()
+	g.post(1, 1, 2048)
+	require.Zero(t, g.command(4, 0, 2, 0))
+	<-l.reading
+	require.Zero(t, g.command(4, 0, 1, 0))
+	require.Zero(t, g.command(4, 0, 2, 0))
+	l.leave()
 	require.NoError(t, g.tr.Pause())
 	require.Zero(t, g.dev.Stats().HostErrors, g.dev.Stats().LastHostError)
 }

@@ -78,7 +78,8 @@ type Device struct {
 	workers virtio.Workers
 	stats   counters
 
-	inUse  atomic.Int32 // queue pairs
+	inUse  atomic.Int32  // queue pairs
+	turns  atomic.Uint32 // that the controller has begun to set inUse
 	filter atomic.Pointer[filter]
 	// Owned by the transport's calls:
 	receivers []*receiver

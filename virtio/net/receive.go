@@ -110,6 +110,7 @@ func (r *receiver) drain() error {
 		return err
 	}
 	for !r.dev.workers.Yield() {
+		turn := r.dev.turns.Load()
 		if r.pair >= int(r.dev.inUse.Load()) {
 			r.sleep = forKick // the controller kicks when that changes
 			return r.out.flush()
@@ -151,7 +152,7 @@ func (r *receiver) drain() error {
 		case err == unix.EAGAIN:
 			r.sleep = forBackend
 			return r.out.flush()
-		case err != nil && r.pair >= int(r.dev.inUse.Load()):
+		case err != nil && r.dev.left(r.pair, turn):
 			// The controller took the pair out of use meanwhile.
 		case err != nil:
 			// There is nothing to wait for but a change of mind: a resume, or a kick.

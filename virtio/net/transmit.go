@@ -107,6 +107,7 @@ func (x *transmitter) send(c *queue.Chain) bool {
 		x.out.malformed++
 		return true
 	}
+	turn := x.dev.turns.Load()
 	if x.pair >= int(x.dev.inUse.Load()) {
 		x.out.refused++ // 5.1.6.5.5.2: the driver does not use it
 		return true
@@ -124,7 +125,7 @@ func (x *transmitter) send(c *queue.Chain) bool {
 			return false
 		default:
 			x.out.refused++
-			if x.pair < int(x.dev.inUse.Load()) { // still
+			if !x.dev.left(x.pair, turn) {
 				x.dev.fail(fmt.Errorf("transmit: %w", err))
 			}
 		}
