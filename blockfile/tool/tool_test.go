@@ -361,6 +361,11 @@ func TestCheckNeedsAQcow2Image(t *testing.T) {
 	_, err := Check(context.Background(), rawImage(t, disk(9)), RepairNothing, 1)
 	require.ErrorIs(t, err, qcow2.ErrFormat)
 	require.ErrorContains(t, err, "only qcow2")
+	damaged := filepath.Join(t.TempDir(), "damaged")
+	require.NoError(t, os.WriteFile(damaged, append([]byte("QFI\xfb\x00\x00\x00\x03"), make([]byte, 1016)...), 0o600))
+	_, err = Check(context.Background(), damaged, RepairNothing, 1)
+	require.ErrorIs(t, err, qcow2.ErrFormat)
+	require.NotContains(t, err.Error(), "only qcow2", "it is one")
 	_, err = Check(context.Background(), filepath.Join(t.TempDir(), "absent"), RepairAll, 1)
 	require.True(t, errors.Is(err, os.ErrNotExist))
 }
