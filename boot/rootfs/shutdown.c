@@ -1,10 +1,12 @@
 /* How the machine ends: processes first, then disks, then the machine itself. */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <mntent.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,37 +33,85 @@ static long now_ms(void)
 	return t.tv_sec * 1000L + t.tv_nsec / 1000000;
 }
 
-/* Reaps until nobody is left (orphans become ours too) or the time is over. SIGCHLD is blocked by the caller. */
-static bool wait_for_all(void)
+/* Reaps who has ended (orphans become ours too); says whether nobody is left. */
+static bool nobody_left(void)
 {
-	long deadline = now_ms() + GRACE_SECONDS * 1000L;
+	pid_t pid;
+
+	while ((pid = waitpid(-1, NULL, WNOHANG)) > 0)
+		;
+	return pid < 0 && errno == ECHILD;
+}
+
+/* Says whether a process runs and does not ignore SIGTERM, from /proc/PID/status. Kernel threads ignore all signals. */
+static bool heeds_term(const char *pid)
+{
+	char path[64], text[128];
+	unsigned long long ignored = ~0ull;
+	bool zombie = false;
+
+	snprintf(path, sizeof path, "/proc/%.16s/status", pid);
+	FILE *f = fopen(path, "re");
+	if (!f)
+		return false; /* it has ended */
+	while (fgets(text, sizeof text, f)) {
+		if (!strncmp(text, "State:\tZ", 8))
+			zombie = true;
+		sscanf(text, "SigIgn: %llx", &ignored);
+	}
+	fclose(f);
+	return !zombie && !(ignored >> (SIGTERM - 1) & 1);
+}
+
+/* Says whether only those are left that ignore SIGTERM. */
+static bool only_deaf_left(void)
+{
+	bool deaf = true;
+	const struct dirent *e;
+
+	if (nobody_left())
+		return true;
+	DIR *proc = opendir("/proc");
+	while (proc && deaf && (e = readdir(proc)))
+		if (e->d_name[0] >= '1' && e->d_name[0] <= '9' && strcmp(e->d_name, "1"))
+			deaf = !heeds_term(e->d_name);
+	if (proc)
+		closedir(proc);
+	return deaf;
+}
+
+/* Waits until it is over, or late. SIGCHLD, blocked by the caller, comes for our own children only: so it looks often. */
+static bool wait_until(bool (*over)(void), long late)
+{
 	sigset_t child;
 
 	sigemptyset(&child);
 	sigaddset(&child, SIGCHLD);
-	for (;;) {
-		pid_t pid = waitpid(-1, NULL, WNOHANG);
-		if (pid > 0)
-			continue;
-		if (pid < 0 && errno == ECHILD)
-			return true;
-		long left = deadline - now_ms();
-		if (left <= 0)
+	while (!over()) {
+		if (now_ms() >= late)
 			return false;
-		sigtimedwait(&child, NULL, &(struct timespec){ left / 1000, left % 1000 * 1000000 });
+		sigtimedwait(&child, NULL, &(struct timespec){ .tv_nsec = 20 * 1000000 });
 	}
+	return true;
 }
 
 static void end_processes(void)
 {
-	/* An interactive shell ignores SIGTERM but obeys SIGHUP; a stopped job sees neither before SIGCONT. */
+	long late = now_ms() + GRACE_SECONDS * 1000L;
+
+	/*
+	 * An interactive shell ignores SIGTERM but obeys SIGHUP; a stopped job sees neither before SIGCONT. The shell comes
+	 * last: when it ends, Linux hangs up its terminal and drops what others have just written there.
+	 */
 	kill(-1, SIGTERM);
+	kill(-1, SIGCONT);
+	wait_until(only_deaf_left, late);
 	kill(-1, SIGHUP);
 	kill(-1, SIGCONT);
-	if (wait_for_all())
+	if (wait_until(nobody_left, late))
 		return;
 	kill(-1, SIGKILL);
-	if (!wait_for_all())
+	if (!wait_until(nobody_left, now_ms() + GRACE_SECONDS * 1000L))
 		say("some process does not end; going on without it");
 }
 

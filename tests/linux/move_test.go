@@ -122,7 +122,7 @@ func TestMoveUnderLoad(t *testing.T) {
 			require.NotNil(t, done, text)
 			require.Equal(t, "0", done[2])
 			require.Equal(t, done[1], done[3], "every counted line is in the file")
-			require.Equal(t, done[1], strconv.Itoa(counts(t, text)))
+			require.Equal(t, done[1], strconv.Itoa(counts(t, text)), text)
 			requireClean(t, disk)
 		})
 	}
