@@ -23,7 +23,7 @@ all: build
 build: bin/godwit
 
 bin/godwit: FORCE
-	CGO_ENABLED=0 $(GO) build -trimpath -o $@ ./cmd/godwit
+	CGO_ENABLED=0 $(GO) build -buildvcs=auto -trimpath -o $@ ./cmd/godwit
 
 .PHONY: FORCE
 FORCE:

@@ -133,8 +133,8 @@ Exit codes: 0 done, 1 failed, 2 bad usage, 3 guest fault.`,
 			return usage("no command given")
 		},
 	}
-	root.CompletionOptions.DisableDefaultCmd = true
-	cobra.EnableCommandSorting = false // they are in the order of use
+	root.CompletionOptions.DisableDefaultCmd = true // ours, with an example, is newCompletion
+	cobra.EnableCommandSorting = false              // they are in the order of use
 	for _, g := range []struct {
 		id, title string
 		commands  []*cobra.Command
@@ -143,6 +143,7 @@ Exit codes: 0 done, 1 failed, 2 bad usage, 3 guest fault.`,
 		{"move", "Move it:", []*cobra.Command{newReceive(), newMigrate(), newMigration()}},
 		{"disk", "Its disks:", []*cobra.Command{newImage()}},
 		{"host", "Try it on this host:", []*cobra.Command{newDemo(), newDoctor(), newLab()}},
+		{"self", "About godwit:", []*cobra.Command{newVersion(), newCompletion(), newMan()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.id, Title: g.title})
 		for _, c := range g.commands {
