@@ -71,8 +71,10 @@ func TestBadRequests(t *testing.T) {
 		status             int
 		fault              string
 	}{
-		{"GET", "/nowhere", "", 404, "no resource GET /nowhere"},
-		{"POST", "/vm", "", 404, "no resource POST /vm"},
+		{"GET", "/nowhere", "", 404, "no resource \"/nowhere\""},
+		{"POST", "/vm", "", 405, "there is PATCH"},
+		{"DELETE", "/vm/info", "", 405, "there is GET"},
+		{"POST", "/migration", "{}", 405, "there is GET, PUT, PATCH, DELETE"},
 		{"PATCH", "/vm", "", 400, "body"},
 		{"PATCH", "/vm", "{", 400, "body"},
 		{"PATCH", "/vm", `{"state":"Paused"} {}`, 400, "more than one"},
@@ -106,6 +108,7 @@ func TestBadRequests(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, res.Body.Close())
 		require.Equal(t, c.status, res.StatusCode, "%s %s %.80s: %s", c.method, c.path, c.body, text)
+		require.Equal(t, c.status == 405, res.Header.Get("Allow") != "", "RFC 9110, 15.5.6")
 		var f Fault
 		require.NoError(t, json.Unmarshal(text, &f), "%s", text)
 		require.Contains(t, f.Message, c.fault)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -114,33 +115,64 @@ func (s *Server) Close(timeout time.Duration) error {
 // 204, or an error.
 type handler func(r *http.Request) (any, error)
 
-func (s *Server) routes() http.Handler {
-	mux := http.NewServeMux()
-	on := func(pattern string, h handler) {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+// resources are what the API has, "METHOD PATH" each: docs/openapi.json describes
+// them.
+func (s *Server) resources() map[string]http.HandlerFunc {
+	on := func(h handler) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 			v, err := h(r)
 			answer(w, v, err)
-		})
+		}
 	}
-	on("GET /{$}", func(*http.Request) (any, error) { return s.inst.Describe(), nil })
-	on("GET /vm/info", func(*http.Request) (any, error) { return s.inst.Info() })
-	on("PATCH /vm", s.patchVM)
-	on("PUT /actions", s.putActions)
-	on("GET /balloon", func(*http.Request) (any, error) { return s.inst.Balloon() })
-	on("PATCH /balloon", s.patchBalloon)
-	on("GET /balloon/statistics", func(*http.Request) (any, error) { return s.inst.BalloonStatistics() })
-	on("PATCH /balloon/statistics", s.patchBalloonStatistics)
-	on("PATCH /network-interfaces/{iface_id}", s.patchNetwork)
-	on("PATCH /consoles/{id}", s.patchConsole)
-	on("PATCH /migration", s.patchMigration)
-	on("DELETE /migration", func(r *http.Request) (any, error) { return nil, s.inst.CancelMigration(r.Context()) })
-	mux.HandleFunc("GET /migration", s.getMigration)
-	mux.HandleFunc("PUT /migration", s.putMigration)
-	on("/", func(r *http.Request) (any, error) {
-		return nil, fmt.Errorf("%w: no resource %s %s", errNotFound, r.Method, r.URL.Path)
+	return map[string]http.HandlerFunc{
+		"GET /{$}":                             on(func(*http.Request) (any, error) { return s.inst.Describe(), nil }),
+		"GET /vm/info":                         on(func(*http.Request) (any, error) { return s.inst.Info() }),
+		"PATCH /vm":                            on(s.patchVM),
+		"PUT /actions":                         on(s.putActions),
+		"GET /balloon":                         on(func(*http.Request) (any, error) { return s.inst.Balloon() }),
+		"PATCH /balloon":                       on(s.patchBalloon),
+		"GET /balloon/statistics":              on(func(*http.Request) (any, error) { return s.inst.BalloonStatistics() }),
+		"PATCH /balloon/statistics":            on(s.patchBalloonStatistics),
+		"PATCH /network-interfaces/{iface_id}": on(s.patchNetwork),
+		"PATCH /consoles/{id}":                 on(s.patchConsole),
+		"GET /migration":                       s.getMigration,
+		"PUT /migration":                       s.putMigration,
+		"PATCH /migration":                     on(s.patchMigration),
+		"DELETE /migration":                    on(func(r *http.Request) (any, error) { return nil, s.inst.CancelMigration(r.Context()) }),
+	}
+}
+
+func (s *Server) routes() http.Handler {
+	mux := http.NewServeMux()
+	for pattern, h := range s.resources() {
+		mux.HandleFunc(pattern, h)
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, pattern := mux.Handler(r); pattern != "" {
+			mux.ServeHTTP(w, r)
+			return
+		}
+		err := fmt.Errorf("%w: no resource %.200q", errNotFound, r.URL.Path)
+		if allowed := methodsOf(mux, r); len(allowed) > 0 {
+			w.Header().Set("Allow", strings.Join(allowed, ", "))
+			err = fmt.Errorf("%w: %.20q of %.200q; there is %s", errMethod, r.Method, r.URL.Path, strings.Join(allowed, ", "))
+		}
+		answer(w, nil, err)
 	})
-	return mux
+}
+
+// methodsOf are the methods that r's path has.
+func methodsOf(mux *http.ServeMux, r *http.Request) []string {
+	var allowed []string
+	for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+		other := r.Clone(r.Context())
+		other.Method = method
+		if _, pattern := mux.Handler(other); pattern != "" {
+			allowed = append(allowed, method)
+		}
+	}
+	return allowed
 }
 
 func (s *Server) patchVM(r *http.Request) (any, error) {
@@ -237,6 +269,7 @@ func watch(w http.ResponseWriter, r *http.Request, mv *move) {
 var (
 	errRequest  = errors.New("bad request")
 	errNotFound = errors.New("not found")
+	errMethod   = errors.New("method not allowed")
 )
 
 // decode reads the body, exactly one JSON object of known fields.
@@ -272,6 +305,9 @@ func statusOf(err error) int {
 		if errors.Is(err, e) {
 			return http.StatusBadRequest
 		}
+	}
+	if errors.Is(err, errMethod) {
+		return http.StatusMethodNotAllowed
 	}
 	for _, e := range []error{errNotFound, ErrNoMigration, vmm.ErrNoBalloon, vmm.ErrNoNetwork, vmm.ErrNoConsole} {
 		if errors.Is(err, e) {
