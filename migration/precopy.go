@@ -127,6 +127,7 @@ func (e *engine) round(last bool) error {
 	e.s.mu.Lock()
 	e.s.p.Round, e.s.p.RoundPages = n, uint64(len(e.gfns))
 	e.s.live = func() (uint64, uint64) { return w.dealt.Load(), e.acked() }
+	e.s.roundAt, e.s.roundWire = time.Now(), e.acked()
 	e.s.mu.Unlock()
 	e.s.o.OnProgress(e.s.Progress())
 
@@ -212,6 +213,7 @@ func (e *engine) roundDone(limit time.Duration) policy.Round {
 	rr.DirtyPages, rr.EstDowntimeMS = r.DirtyPages, ms(r.EstDowntime)
 	e.s.mu.Lock()
 	e.s.p.Bandwidth, e.s.p.EstDowntime = bandwidth, r.EstDowntime
+	e.s.dirtying = float64(r.DirtyPages) / max(r.Took.Seconds(), 1e-6)
 	e.s.mu.Unlock()
 	return *r
 }

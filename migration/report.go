@@ -163,7 +163,7 @@ type Progress struct {
 	SentPages     uint64        `json:"sent_pages"`        // of them, taken by a stream so far
 	TotalPages    uint64        `json:"total_pages"`       // pages of guest RAM
 	WireBytes     uint64        `json:"wire_bytes"`        // acknowledged (source) or received (destination)
-	Bandwidth     float64       `json:"bandwidth_bytes_s"` // acknowledged bytes per second, last estimate
+	Bandwidth     float64       `json:"bandwidth_bytes_s"` // acknowledged bytes per second: of the last round, in the first one so far
 	EstDowntime   time.Duration `json:"est_downtime_ns"`   // last estimate
 	DowntimeLimit time.Duration `json:"downtime_limit_ns"`
 	Limit         int64         `json:"bandwidth_limit"` // bytes per second, 0 for none
@@ -171,6 +171,10 @@ type Progress struct {
 	Done          bool          `json:"done"`
 	// DirtyLimit is what each vCPU is held to, new dirty pages per second; 0 for none.
 	DirtyLimit uint64 `json:"dirty_limit_pages_s,omitempty"`
+	// EstLeft is about how long copying goes on until the pause, from the rates of this
+	// round and the one before: in round 1 for that round alone. 0 is not known, NeverLeft
+	// that rounds do not get shorter.
+	EstLeft time.Duration `json:"est_left_ns"`
 }
 
 // ms converts to the unit of reports.

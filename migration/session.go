@@ -28,6 +28,9 @@ type Session struct {
 	first     policy.Pace // that throttle begins with
 	p         Progress
 	live      func() (sent, wire uint64) // of the round under way
+	roundAt   time.Time                  // when it began
+	roundWire uint64                     // acknowledged bytes before it
+	dirtying  float64                    // pages that the guest dirtied a second in the last round
 }
 
 // NewSession checks the options. Nothing touches src or the network before Run.
@@ -131,6 +134,9 @@ func (s *Session) Progress() Progress {
 	p.DowntimeLimit, p.Limit = s.downLimit, s.limit.get()
 	if s.live != nil {
 		p.SentPages, p.WireBytes = s.live()
+	}
+	if p.Phase == PhaseCopy && s.live != nil && !p.Done {
+		p.estimate(time.Since(s.roundAt), s.roundWire, s.dirtying)
 	}
 	return p
 }

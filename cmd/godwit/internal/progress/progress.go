@@ -48,11 +48,8 @@ func (p *Printer) Show(s migration.Progress) {
 	case s.Done:
 		p.Clear()
 	case p.terminal:
-		line := Line(s, true)
-		if most := p.width() - 1; most > 0 && len([]rune(line)) > most {
-			line = string([]rune(line)[:most])
-		}
-		fmt.Fprintf(p.w, "\r%s\x1b[K", line)
+		// The last column stays free: a character there would wrap the line.
+		fmt.Fprintf(p.w, "\r%s\x1b[K", fit(s, p.width()-1))
 		p.drawn = true
 	case p.due(s):
 		fmt.Fprintln(p.w, Line(s, false))
@@ -86,20 +83,21 @@ func (p *Printer) Clear() {
 
 // Line is one line of text about s; bar adds a drawing of the round.
 func Line(s migration.Progress, bar bool) string {
-	var b strings.Builder
 	if s.Phase != migration.PhaseCopy || s.Round == 0 {
-		fmt.Fprintf(&b, "%-10s %6.1f s", s.Phase, s.Elapsed.Seconds())
-		return b.String()
+		return fmt.Sprintf("%-10s %6.1f s", s.Phase, s.Elapsed.Seconds())
 	}
+	var b strings.Builder
 	part := share(s)
 	fmt.Fprintf(&b, "round %-3d ", s.Round)
 	if bar {
-		full := int(part * barWidth)
-		fmt.Fprintf(&b, "[%s%s] ", strings.Repeat("#", full), strings.Repeat(".", barWidth-full))
+		b.WriteString(drawing(part, barWidth))
 	}
 	fmt.Fprintf(&b, "%3.0f%% of %d pages  %s", part*100, s.RoundPages, units.FormatBytes(float64(s.WireBytes)))
 	if s.Bandwidth > 0 {
 		fmt.Fprintf(&b, "  %s", units.FormatRate(s.Bandwidth))
+	}
+	if text := left(s); text != "" {
+		fmt.Fprintf(&b, "  %s", text)
 	}
 	if s.EstDowntime > 0 {
 		fmt.Fprintf(&b, "  downtime %s, limit %s", short(s.EstDowntime), short(s.DowntimeLimit))
@@ -111,6 +109,49 @@ func Line(s migration.Progress, bar bool) string {
 		fmt.Fprintf(&b, "  each vCPU dirties at most %s", units.FormatRate(float64(s.DirtyLimit)*policy.PageSize))
 	}
 	return b.String()
+}
+
+// fit is the most of Line that a terminal of so many columns shows whole. What
+// changes most stays longest.
+func fit(s migration.Progress, columns int) string {
+	lines := []string{Line(s, true), Line(s, false)}
+	if s.Phase == migration.PhaseCopy && s.Round > 0 {
+		part, time := share(s), left(s)
+		if time != "" {
+			time = "  " + time
+		}
+		for _, time := range []string{time, ""} {
+			for _, bar := range []string{drawing(part, barWidth/2), drawing(part, barWidth/4), ""} {
+				lines = append(lines, fmt.Sprintf("round %d %s%.0f%%%s", s.Round, bar, part*100, time))
+			}
+		}
+	}
+	for _, line := range lines {
+		if len([]rune(line)) <= columns {
+			return line
+		}
+	}
+	last := []rune(lines[len(lines)-1])
+	return string(last[:max(columns, 0)])
+}
+
+// drawing is a bar of so many characters, and a space.
+func drawing(part float64, width int) string {
+	full := int(part * float64(width))
+	return "[" + strings.Repeat("#", full) + strings.Repeat(".", width-full) + "] "
+}
+
+// left says about how long copying goes on, "" where that is not known.
+func left(s migration.Progress) string {
+	switch {
+	case s.EstLeft == migration.NeverLeft:
+		return "rounds get no shorter"
+	case s.EstLeft <= 0:
+		return ""
+	case s.EstLeft < time.Minute:
+		return fmt.Sprintf("%.0f s left", max(s.EstLeft.Seconds(), 1))
+	}
+	return s.EstLeft.Round(time.Second).String() + " left"
 }
 
 // share is how much of the round has been sent, 0 to 1.

@@ -2,6 +2,7 @@ package progress
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,13 +57,45 @@ func TestPlainLines(t *testing.T) {
 	show(time.Second, migration.Progress{Done: true}, "")
 }
 
+func TestTimeLeft(t *testing.T) {
+	for text, left := range map[string]time.Duration{
+		"": 0, "1 s left": time.Millisecond, "12 s left": 12 * time.Second, "1m30s left": 90 * time.Second,
+		"rounds get no shorter": migration.NeverLeft,
+	} {
+		s := copying
+		s.EstLeft = left
+		want := "round 2    25% of 400 pages  1.5 GB  2 GB/s  downtime"
+		if text != "" {
+			want = "round 2    25% of 400 pages  1.5 GB  2 GB/s  " + text + "  downtime"
+		}
+		require.True(t, strings.HasPrefix(Line(s, false), want), Line(s, false))
+	}
+}
+
+// A line never wraps, whatever the width, and what is shown is whole.
 func TestTerminalLineFitsAndGoes(t *testing.T) {
-	var out bytes.Buffer
-	p := New(&out, func() int { return 20 })
-	p.Show(copying)
-	require.Equal(t, "\rround 2   [######..\x1b[K", out.String())
-	out.Reset()
-	p.Show(migration.Progress{Done: true})
-	p.Clear()
-	require.Equal(t, "\r\x1b[K", out.String())
+	slow := copying
+	slow.EstLeft, slow.Duty, slow.DirtyLimit = 12*time.Second, 40, 4882
+	for columns, want := range map[int]string{
+		200: "round 2   [######..................]  25% of 400 pages  1.5 GB  2 GB/s  12 s left  downtime 41 ms, limit 30 ms  guest at 40%  each vCPU dirties at most 20 MB/s",
+		140: "round 2    25% of 400 pages  1.5 GB  2 GB/s  12 s left  downtime 41 ms, limit 30 ms  guest at 40%  each vCPU dirties at most 20 MB/s",
+		80:  "round 2 [###.........] 25%  12 s left",
+		32:  "round 2 [#.....] 25%  12 s left",
+		30:  "round 2 25%  12 s left",
+		22:  "round 2 [#.....] 25%",
+		24:  "round 2 25%  12 s left",
+		12:  "round 2 25%",
+		6:   "round",
+		1:   "",
+		0:   "",
+	} {
+		var out bytes.Buffer
+		p := New(&out, func() int { return columns })
+		p.Show(slow)
+		require.Equal(t, "\r"+want+"\x1b[K", out.String(), "%d columns", columns)
+		out.Reset()
+		p.Show(migration.Progress{Done: true})
+		p.Clear()
+		require.Equal(t, "\r\x1b[K", out.String())
+	}
 }
