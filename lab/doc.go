@@ -23,6 +23,14 @@
 // built with CGO_ENABLED=0, since the initramfs has no C library. busybox is
 // added when the host has a static one; nothing here needs it.
 //
+// # Clocks inside
+//
+// The command starts when the outer kernel's TSC rate is final, which takes Linux
+// about a second and a half from its start, and when a vCPU made for the purpose has
+// shown a clock that goes. A kvm loaded before gives guests that stand still at
+// their first sleep (clock.go says why); such a machine is ErrMachine, not a command
+// that hangs.
+//
 // # How things get in and out
 //
 //   - Config.Files travel as copies in the initramfs and cost memory inside.

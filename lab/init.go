@@ -51,14 +51,12 @@ func initMain(text []byte) error {
 	if err := mountBasics(); err != nil {
 		return err
 	}
-	start := time.Now()
-	for _, m := range j.Modules {
-		if err := loadModule(m); err != nil {
-			return err
-		}
+	var info helloInfo
+	first, later := j.Modules, j.KVM
+	if j.EarlyKVM {
+		first, later = append(first, later...), nil
 	}
-	loaded := time.Since(start)
-	if err := os.RemoveAll(labDir); err != nil { // gives its memory back
+	if err := loadModules(first, &info); err != nil {
 		return err
 	}
 	port, err := openPort(portPath)
@@ -68,9 +66,13 @@ func initMain(text []byte) error {
 	out := &frameWriter{w: port}
 	cmd, err := newCommand(&j, out)
 	if err != nil {
-		return refuse(out, err)
+		return tell(out, kindFail, err)
 	}
-	hello, err := json.Marshal(helloInfo{ModulesMicros: loaded.Microseconds()})
+	// Disks and the port were found meanwhile: only the rest of the wait is left.
+	if err := startKVM(later, &info); err != nil {
+		return tell(out, kindSick, err)
+	}
+	hello, err := json.Marshal(info)
 	if err != nil {
 		return err
 	}
@@ -80,7 +82,7 @@ func initMain(text []byte) error {
 	}
 	code, err := cmd.run(port)
 	if err != nil {
-		return refuse(out, err)
+		return tell(out, kindFail, err)
 	}
 	if len(j.Outputs) > 0 {
 		if err := sendOutputs(out.stream(kindOutput), j.Outputs); err != nil {
@@ -94,12 +96,28 @@ func initMain(text []byte) error {
 	select {}
 }
 
-// refuse tells the host why there is no command; the host then stops the machine.
-func refuse(out *frameWriter, cause error) error {
-	if err := out.send(kindFail, []byte(cause.Error())); err != nil {
+// tell says to the host why there is no command; the host then stops the machine.
+func tell(out *frameWriter, k kind, cause error) error {
+	if err := out.send(k, []byte(cause.Error())); err != nil {
 		return err
 	}
 	select {}
+}
+
+// startKVM loads kvm when the time has come for it, and tries it.
+func startKVM(modules []string, info *helloInfo) error {
+	start := time.Now()
+	if err := awaitClock(); err != nil {
+		return err
+	}
+	info.ClockMicros = time.Since(start).Microseconds()
+	if err := loadModules(modules, info); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(labDir); err != nil { // gives its memory back
+		return err
+	}
+	return proveClock()
 }
 
 func mountBasics() error {
@@ -117,6 +135,8 @@ func mountBasics() error {
 			return fmt.Errorf("mount %s: %w", m.target, err)
 		}
 	}
+	// Only for kvm's figures, and not every kernel has it.
+	_ = unix.Mount("debugfs", "/sys/kernel/debug", "debugfs", 0, "")
 	for link, target := range map[string]string{"/dev/fd": "/proc/self/fd", "/dev/stdin": "fd/0", "/dev/stdout": "fd/1", "/dev/stderr": "fd/2"} {
 		if err := os.Symlink(target, link); err != nil {
 			return err
@@ -142,6 +162,17 @@ func loopbackUp() error {
 	if err := unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, req); err != nil {
 		return fmt.Errorf("bring lo up: %w", err)
 	}
+	return nil
+}
+
+func loadModules(files []string, info *helloInfo) error {
+	start := time.Now()
+	for _, m := range files {
+		if err := loadModule(m); err != nil {
+			return err
+		}
+	}
+	info.ModulesMicros += time.Since(start).Microseconds()
 	return nil
 }
 

@@ -29,7 +29,9 @@ type job struct {
 	Command  []string
 	Env      []string
 	Dir      string
-	Modules  []string
+	Modules  []string // loaded first
+	KVM      []string // modules loaded when the kernel's TSC rate is final
+	EarlyKVM bool     // for a test: they are loaded before
 	Disks    []string // links to make; the index is in the disk's serial
 	Outputs  []string // the index is the first part of names in the tar
 	Terminal *Size
@@ -85,11 +87,12 @@ func writeInitramfs(to string, k Kernel, cfg *Config) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	names := []string{"kvm-amd", "virtio_pci", "virtio_console"}
+	names := []string{"virtio_pci", "virtio_console"}
 	if len(cfg.Disks) > 0 {
 		names = append(names, "virtio_blk")
 	}
-	modules, err := ix.closure(append(names, cfg.Modules...))
+	names = append(append(names, cfg.Modules...), "kvm-amd")
+	modules, err := ix.closure(names)
 	if err != nil {
 		return 0, err
 	}
@@ -120,9 +123,14 @@ func (t *rootTree) fill(modules []string, cfg *Config) error {
 		return err
 	}
 	j := newJob(cfg)
+	late := false // kvm, and what comes after it: some of that needs kvm
 	for i, m := range modules {
 		inside := labDir + "/" + strconv.Itoa(i) + "-" + filepath.Base(m)
-		j.Modules = append(j.Modules, inside)
+		if late = late || moduleName(m) == "kvm"; late {
+			j.KVM = append(j.KVM, inside)
+		} else {
+			j.Modules = append(j.Modules, inside)
+		}
 		if err := t.file(inside, m); err != nil {
 			return err
 		}
@@ -146,7 +154,7 @@ func (t *rootTree) fill(modules []string, cfg *Config) error {
 }
 
 func newJob(cfg *Config) job {
-	j := job{Command: cfg.Command, Dir: cfg.Dir, Terminal: cfg.Terminal, Outputs: []string{}, Disks: []string{}}
+	j := job{Command: cfg.Command, Dir: cfg.Dir, Terminal: cfg.Terminal, Outputs: []string{}, Disks: []string{}, EarlyKVM: cfg.earlyKVM}
 	j.Env = append([]string{"PATH=/bin:/sbin:/usr/bin:/usr/sbin", "HOME=/root", "TERM=linux"}, cfg.Env...)
 	for _, d := range cfg.Disks {
 		j.Disks = append(j.Disks, d.Path)

@@ -96,12 +96,17 @@ type Config struct {
 
 	// Started, if set, is called once when the command is about to start.
 	Started func(Boot)
+
+	// For tests, which break the machine's clock on purpose.
+	rateOff  int  // parts per million, added to the TSC rate that the kernel is told
+	earlyKVM bool // load kvm while that rate is still the kernel's
 }
 
 // Boot says how long the outer machine took.
 type Boot struct {
 	Total   time.Duration // host clock: from starting QEMU to the command's start
 	Modules time.Duration // inside: loading all kernel modules
+	Clock   time.Duration // inside: waiting for the kernel's final TSC rate
 }
 
 // Run prepares the outer kernel if needed, boots the machine, runs the
@@ -125,6 +130,7 @@ func Run(ctx context.Context, cfg Config) (exitCode int, err error) {
 		return 0, fmt.Errorf("%w: %w", ErrHost, err)
 	}
 	defer os.RemoveAll(tmp)
+	first := readPair()
 	initrd := filepath.Join(tmp, "initramfs.cpio")
 	size, err := writeInitramfs(initrd, kernel, &cfg)
 	if err != nil {
@@ -133,7 +139,7 @@ func Run(ctx context.Context, cfg Config) (exitCode int, err error) {
 	if err := cfg.fitMemory(size); err != nil {
 		return 0, err
 	}
-	return runMachine(ctx, qemu, kernel, initrd, &cfg)
+	return runMachine(ctx, qemu, qemuArgs(kernel, initrd, tscRate(first), &cfg), &cfg)
 }
 
 // normalize fills defaults in and refuses what cannot work, before anything

@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// labConfig is a run of the probe with the module's own kernel cache.
+// labConfig is a run of the probe with the kernel cache of make.
 func labConfig(t testing.TB, command ...string) Config {
 	t.Helper()
 	if s, ok := t.(*testing.T); ok && testing.Short() {
@@ -50,7 +50,11 @@ func labConfig(t testing.TB, command ...string) Config {
 	}
 	probe, err := buildProbe()
 	require.NoError(t, err)
-	return Config{CacheDir: "../.cache", Init: probe, Command: command, MemoryMiB: 512}
+	cache := "../.cache"
+	if c := os.Getenv("CACHE"); c != "" {
+		cache = c
+	}
+	return Config{CacheDir: cache, Init: probe, Command: command, MemoryMiB: 512}
 }
 
 func run(t testing.TB, cfg Config) (code int, stdout, stderr string) {

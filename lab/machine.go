@@ -38,13 +38,21 @@ const processor = "max,-erms"
 // stopGrace is how long QEMU may take to close its disks when asked to end.
 const stopGrace = 20 * time.Second
 
-func qemuArgs(k Kernel, initrd string, cfg *Config) []string {
+// kernelLine is the outer kernel's command line; a rate of 0 lets the kernel measure.
+func kernelLine(tscKHz int, cfg *Config) string {
+	if tscKHz += tscKHz / 1000 * cfg.rateOff / 1000; tscKHz <= 0 {
+		return kernelArgs
+	}
+	return fmt.Sprintf("%s tsc_early_khz=%d", kernelArgs, tscKHz)
+}
+
+func qemuArgs(k Kernel, initrd string, tscKHz int, cfg *Config) []string {
 	args := []string{
 		"-M", "q35,accel=tcg", "-cpu", processor,
 		"-m", strconv.Itoa(cfg.MemoryMiB), "-smp", strconv.Itoa(cfg.CPUs),
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
 		"-serial", "stdio",
-		"-kernel", k.Image, "-initrd", initrd, "-append", kernelArgs,
+		"-kernel", k.Image, "-initrd", initrd, "-append", kernelLine(tscKHz, cfg),
 		"-chardev", "socket,id=port,fd=3", // the first of ExtraFiles
 		"-device", "virtio-serial-pci,max_ports=2", "-device", "virtserialport,chardev=port,nr=1",
 	}
@@ -143,12 +151,12 @@ func exitText(err error) string {
 }
 
 // runMachine boots, serves the port and always leaves no QEMU behind.
-func runMachine(ctx context.Context, qemu string, k Kernel, initrd string, cfg *Config) (int, error) {
+func runMachine(ctx context.Context, qemu string, args []string, cfg *Config) (int, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, fmt.Errorf("lab: %w", err)
 	}
 	start := time.Now()
-	m, err := startMachine(qemu, qemuArgs(k, initrd, cfg), cfg.Console)
+	m, err := startMachine(qemu, args, cfg.Console)
 	if err != nil {
 		return 0, err
 	}

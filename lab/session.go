@@ -33,7 +33,7 @@ func (s *session) serve() error {
 		if err != nil {
 			return err
 		}
-		if !greeted && k != kindHello && k != kindFail {
+		if !greeted && k != kindHello && k != kindFail && k != kindSick {
 			return fmt.Errorf("%w: kind %q before hello", errFrame, k)
 		}
 		switch k {
@@ -53,6 +53,8 @@ func (s *session) serve() error {
 			s.outputs.write(p)
 		case kindFail:
 			return fmt.Errorf("%w: %q", ErrCommand, p)
+		case kindSick:
+			return fmt.Errorf("%w: %q", ErrMachine, p)
 		case kindExit:
 			s.code, err = decodeExit(p)
 			s.exited = err == nil
@@ -70,7 +72,11 @@ func (s *session) greet(p []byte) error {
 	}
 	close(s.hello)
 	if s.cfg.Started != nil {
-		s.cfg.Started(Boot{Total: time.Since(s.start), Modules: time.Duration(h.ModulesMicros) * time.Microsecond})
+		s.cfg.Started(Boot{
+			Total:   time.Since(s.start),
+			Modules: time.Duration(h.ModulesMicros) * time.Microsecond,
+			Clock:   time.Duration(h.ClockMicros) * time.Microsecond,
+		})
 	}
 	go s.pumpStdin()
 	return nil
@@ -115,7 +121,7 @@ func (s *session) finish(m *machine, err error) (int, error) {
 		}
 		return s.code, nil
 	}
-	if errors.Is(err, ErrCommand) || errors.Is(err, errFrame) {
+	if errors.Is(err, ErrCommand) || errors.Is(err, ErrMachine) || errors.Is(err, errFrame) {
 		m.kill()
 		return 0, err
 	}

@@ -54,6 +54,7 @@ func FuzzSession(f *testing.F) {
 	f.Add(frame(kindHello, "{}", kindOutput, archive.String(), kindExit, "\x00\x00\x00\x00"))
 	f.Add(frame(kindHello, "{}", kindOutput, strings.Replace(archive.String(), "1/f", "../", 1), kindExit, "\x00\x00\x00\x00"))
 	f.Add(frame(kindFail, "why"))
+	f.Add(frame(kindSick, "why"))
 	f.Add([]byte{byte(kindHello), 0xff, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, wire []byte) {
 		host := t.TempDir()

@@ -19,6 +19,7 @@ const (
 	kindStderr kind = 'e' // bytes
 	kindOutput kind = 't' // a piece of the tar stream of outputs
 	kindFail   kind = 'f' // text: the command could not be started
+	kindSick   kind = 's' // text: the machine is up but of no use
 	kindExit   kind = 'x' // 32-bit exit code; the last frame
 )
 
@@ -37,6 +38,7 @@ var errFrame = errors.New("lab: malformed frame")
 
 type helloInfo struct {
 	ModulesMicros int64 `json:"modules_us"`
+	ClockMicros   int64 `json:"clock_us"`
 }
 
 // frameWriter lets several goroutines send on one port.
