@@ -9,7 +9,9 @@ import (
 var ErrNoNetwork = errors.New("the machine has no such network card")
 
 // SetLink plugs the cable of a network card in, or pulls it: the guest's driver is
-// told, and the tap has carrier or has none. It travels with the guest.
+// told, and the tap has carrier or has none. Without a cable no frame passes. One
+// that is plugged in says where the guest is, which may have moved meanwhile. It
+// travels with the guest.
 func (m *Machine) SetLink(id string, up bool) error {
 	m.op.Lock()
 	defer m.op.Unlock()
@@ -18,7 +20,16 @@ func (m *Machine) SetLink(id string, up bool) error {
 	}
 	for _, p := range m.dev.parts {
 		if n, ok := p.(*nic); ok && n.ID == id {
-			return n.setLink(up)
+			was := n.dev.LinkUp()
+			if err := n.setLink(up); err != nil || was || !up {
+				return err
+			}
+			if m.State() == StateRunning {
+				n.follow()
+			} else {
+				m.toFollow = true // a guest that stands still is announced when it runs
+			}
+			return nil
 		}
 	}
 	return fmt.Errorf("%w: %q; `godwit info` lists them", ErrNoNetwork, id)

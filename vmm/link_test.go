@@ -7,11 +7,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"godwit/tap/taptest"
+	vnet "godwit/virtio/net"
 )
 
 // TestLinkMoves: a cable that was pulled at the source is not plugged in at the
-// destination, nor is the guest announced there; and a migration that failed does
-// not plug it in either.
+// destination, nor is the guest announced there before it is; and a migration that
+// failed does not plug it in either. A guest that goes on sending is not heard.
 func TestLinkMoves(t *testing.T) {
 	enter := taptest.Namespace(t)
 	taptest.Bridge(t, "br")
@@ -38,6 +39,20 @@ func TestLinkMoves(t *testing.T) {
 	require.ErrorIs(t, m.SetLink("vm0", false), ErrNoNetwork)
 	require.NoError(t, m.SetLink("net0", false))
 	down(m, "vm0")
+	silent := func(m *Machine) {
+		t.Helper()
+		stats := func() vnet.Stats {
+			info, err := m.Info()
+			require.NoError(t, err)
+			return info.Networks[0].Stats
+		}
+		dropped := stats().TxLinkDown // what was in hand is counted with it
+		taptest.Until(t, func() bool { return stats().TxLinkDown > dropped })
+		first := stats()
+		taptest.Until(t, func() bool { return stats().TxLinkDown > first.TxLinkDown+1000 })
+		require.Equal(t, first.TxFrames, stats().TxFrames, "frames passed a pulled cable")
+	}
+	silent(m)
 
 	s := m.Source()
 	standStill(t, s)
@@ -51,11 +66,27 @@ func TestLinkMoves(t *testing.T) {
 	arrived := moveInto(t, m, in, enter)
 	require.NoError(t, m.Close())
 	down(arrived, "vm1")
-	require.NoError(t, arrived.SetLink("net0", true))
-	up(arrived, "vm1")
-	require.NoError(t, unix.SetNonblock(announced, true))
-	_, _, err := unix.Recvfrom(announced, make([]byte, 1), 0)
+	silent(arrived)
+	_, _, err := unix.Recvfrom(announced, make([]byte, 1), unix.MSG_DONTWAIT)
 	require.ErrorIs(t, err, unix.EAGAIN, "the guest was announced with its cable pulled")
+	// Plugged in while it stands still, it is announced when it runs.
+	for _, paused := range []bool{false, true} {
+		if paused {
+			require.NoError(t, arrived.SetLink("net0", false))
+			require.NoError(t, arrived.Pause(t.Context()))
+			arrived.dev.parts[0].(*nic).hush()
+			for err == nil {
+				_, _, err = unix.Recvfrom(announced, make([]byte, 1), unix.MSG_DONTWAIT)
+			}
+		}
+		require.NoError(t, arrived.SetLink("net0", true))
+		if paused {
+			require.NoError(t, arrived.Resume())
+		}
+		up(arrived, "vm1")
+		hear(t, announced)
+		err = nil
+	}
 	require.NoError(t, arrived.Close())
 	require.ErrorIs(t, arrived.SetLink("net0", true), ErrState)
 }

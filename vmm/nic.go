@@ -242,8 +242,8 @@ var announceGaps = []time.Duration{
 func (n *nic) follow() {
 	n.hush()
 	if !n.dev.LinkUp() {
-		_ = n.plug(false) // it is the guest's own driver that is to keep quiet
-		return
+		_ = n.plug(false) // the card is silent without it
+		return            // setLink comes here again
 	}
 	stop := make(chan struct{})
 	n.stop = stop

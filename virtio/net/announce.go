@@ -86,12 +86,12 @@ func packetOf(kind, op uint16, who neighbour, target MAC) []byte {
 // reverse ARP request, from which bridges learn (the form is QEMU's), and for
 // each address the guest was seen to use a gratuitous ARP request, from which
 // neighbours do (RFC 5944, 4.6). A driver that can is asked to announce itself
-// (virtio 1.2, 5.1.6.5.4), again each time until it has. An inactive or a paused
-// device says nothing. It may be called at any time.
+// (virtio 1.2, 5.1.6.5.4), again each time until it has. A device that is inactive,
+// paused or without a cable says nothing. It may be called at any time.
 func (d *Device) Announce() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.live == nil || d.paused {
+	if d.live == nil || d.paused || d.down.Load() {
 		return nil
 	}
 	mac := d.MAC()

@@ -17,12 +17,14 @@ type batch struct {
 
 	frames, bytes                          uint64
 	malformed, filtered, tooLarge, refused uint64
+	unplugged                              uint64 // the cable was out
 }
 
 // traffic is a direction's figures, of all pairs.
 type traffic struct {
 	frames, bytes                          atomic.Uint64
 	malformed, filtered, tooLarge, refused atomic.Uint64
+	unplugged                              atomic.Uint64
 }
 
 // add counts a packet of n bytes whose chains are staged.
@@ -48,7 +50,7 @@ func (b *batch) flush() error {
 	}{
 		{&b.frames, &b.total.frames}, {&b.bytes, &b.total.bytes},
 		{&b.malformed, &b.total.malformed}, {&b.filtered, &b.total.filtered},
-		{&b.tooLarge, &b.total.tooLarge}, {&b.refused, &b.total.refused},
+		{&b.tooLarge, &b.total.tooLarge}, {&b.refused, &b.total.refused}, {&b.unplugged, &b.total.unplugged},
 	} {
 		if *c.from != 0 {
 			c.to.Add(*c.from)

@@ -44,7 +44,7 @@ func (d *Device) status() uint16 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var s uint16
-	if !d.down {
+	if !d.down.Load() {
 		s |= statusLinkUp
 	}
 	if d.announce {
@@ -57,23 +57,30 @@ func (d *Device) status() uint16 {
 // is set through the control queue (5.1.4.1).
 func (d *Device) WriteConfig(uint64, []byte) {}
 
-// SetLink plugs the guest's cable in or pulls it. It may be called at any time.
+// SetLink plugs the guest's cable in or pulls it. While it is out, frames of
+// either side are dropped and counted, whatever the driver makes of the news. It
+// may be called at any time.
 func (d *Device) SetLink(up bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.down != up {
+	if !d.down.CompareAndSwap(up, !up) {
 		return
 	}
-	d.down = !up
 	d.configChanged()
+	if d.live == nil {
+		return
+	}
+	for _, k := range d.live.Kicks {
+		// Frames that wait for room or for buffers are looked at again. A signal that
+		// fails means an eventfd that nobody sleeps on any more.
+		if k != nil {
+			_ = k.Signal()
+		}
+	}
 }
 
 // LinkUp says whether the cable is plugged in.
-func (d *Device) LinkUp() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return !d.down
-}
+func (d *Device) LinkUp() bool { return !d.down.Load() }
 
 // configChanged tells the driver, if there is one. The caller holds mu.
 func (d *Device) configChanged() {

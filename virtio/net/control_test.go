@@ -270,6 +270,66 @@ func TestConfigSpace(t *testing.T) {
 	require.Equal(t, want, read())
 }
 
+// TestPulledCable: no frame passes either way, not even one that the driver sends
+// without a look at the link, nor an announcement; what waits for buffers when the
+// cable is pulled still comes. Plugged in, all is as before.
+func TestPulledCable(t *testing.T) {
+	variants(t, func(t *testing.T, refused uint64) {
+		w := newWire(t, 1)
+		g := boot(t, setup{config: net.Config{Backend: w}, refused: refused})
+		count := func(f func(net.Stats) uint64) func() bool {
+			return func() bool { return f(g.dev.Stats()) == 40 }
+		}
+		g.post(0, 8, 2048)
+		for range 2 {
+			g.dev.SetLink(false)
+			require.False(t, g.dev.LinkUp())
+			before := g.dev.Stats()
+			for i := range 40 {
+				w.give(t, 0, packet(ownMAC, byte(i), 100))
+				g.transmit(0, packet(ownMAC, byte(i), 100))
+				g.wait(1) // the driver gets its buffers back
+			}
+			w.taken(t, 0)
+			require.NoError(t, g.dev.Announce())
+			require.Eventually(t, count(func(s net.Stats) uint64 { return s.RxLinkDown - before.RxLinkDown }), lost, time.Millisecond)
+			require.Eventually(t, count(func(s net.Stats) uint64 { return s.TxLinkDown - before.TxLinkDown }), lost, time.Millisecond)
+			require.NoError(t, g.tr.Pause()) // all figures are out
+			after := g.dev.Stats()
+			require.NoError(t, g.tr.Resume())
+			require.Equal(t, before.RxFrames, after.RxFrames)
+			require.Equal(t, before.TxFrames, after.TxFrames)
+			require.Zero(t, after.Announcements+after.Dropped()+after.HostErrors)
+			_, _, err := unix.Recvfrom(w.far[0], make([]byte, 1), unix.MSG_DONTWAIT)
+			require.ErrorIs(t, err, unix.EAGAIN, "a frame passed")
+
+			g.dev.SetLink(true)
+			in := packet(ownMAC, 99, 100)
+			w.give(t, 0, in)
+			require.Equal(t, expect(in, 1), g.receive(0), "the first to pass")
+			g.transmit(0, in)
+			require.Equal(t, in, w.await(t, 0))
+			g.wait(1)
+		}
+	})
+}
+
+// TestPulledCableFreesTheDriver: frames that wait for the host's room are dropped
+// when the cable is pulled, so that the driver has its buffers back.
+func TestPulledCableFreesTheDriver(t *testing.T) {
+	w := newWire(t, 1)
+	w.fault.Store(int64(unix.EAGAIN))
+	g := boot(t, setup{config: net.Config{Backend: w}})
+	// Never room: the poll of a full socket, whose reader reads nothing.
+	for unix.Sendto(w.near[0], make([]byte, 4096), 0, nil) == nil {
+	}
+	g.transmit(0, packet(ownMAC, 1, 100))
+	require.Eventually(t, func() bool { return g.dev.Stats().TxWaits > 0 }, lost, time.Millisecond)
+	g.dev.SetLink(false)
+	g.wait(1)
+	require.Eventually(t, func() bool { return g.dev.Stats().TxLinkDown == 1 }, lost, time.Millisecond)
+}
+
 func TestBadSetUp(t *testing.T) {
 	w := newWire(t, 2)
 	for want, c := range map[string]net.Config{

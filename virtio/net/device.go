@@ -81,6 +81,7 @@ type Device struct {
 	inUse  atomic.Int32  // queue pairs
 	turns  atomic.Uint32 // that the controller has begun to set inUse
 	filter atomic.Pointer[filter]
+	down   atomic.Bool // the cable is out; changed under mu
 	// Owned by the transport's calls:
 	receivers []*receiver
 	restored  [][]byte // by pair, a packet that waited when the state was saved
@@ -90,7 +91,6 @@ type Device struct {
 	paused   bool
 	settled  bool   // offloads is what the driver asked for, or its default
 	offloads uint64 // guest offload features in force
-	down     bool   // the link
 	announce bool   // VIRTIO_NET_S_ANNOUNCE
 	known    neighbours
 }

@@ -45,6 +45,7 @@ type receiver struct {
 	bufs   [][]byte // of one Readv
 	spill  []byte   // maxPacket bytes
 	count  [2]byte  // num_buffers of a packet
+	bin    [64]byte // for a packet that is dropped: its rest is cut off
 	held   int      // bytes of a whole packet in spill, waiting for buffers
 }
 
@@ -115,6 +116,13 @@ func (r *receiver) drain() error {
 			r.sleep = forKick // the controller kicks when that changes
 			return r.out.flush()
 		}
+		if r.dev.down.Load() {
+			more, err := r.discard()
+			if err = errors.Join(err, r.out.flush()); err != nil || !more {
+				return err
+			}
+			continue
+		}
 		ready, err := r.prepare()
 		if err != nil {
 			return err
@@ -168,6 +176,30 @@ func (r *receiver) drain() error {
 		}
 	}
 	return nil
+}
+
+// discard drops what the network has sent while the cable is out, without the
+// driver's buffers: a batch, or what there is. It reports whether there may be
+// more. A packet that is held came before that, and stays.
+func (r *receiver) discard() (more bool, err error) {
+	bufs := append(r.bufs[:0], r.bin[:])
+	defer clear(bufs)
+	for range batchPackets {
+		switch _, err := r.dev.backend.Readv(r.pair, bufs); err {
+		case nil:
+			r.out.unplugged++
+		case unix.EINTR:
+		case unix.EAGAIN:
+			r.sleep = forBackend
+			return false, nil
+		default:
+			// A tap that is gone has nothing to drop: a resume or a kick looks again.
+			r.sleep = forKick
+			_, err := r.q.EnableNotification()
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // prepare pops what the next packet is offered, and reports whether there is

@@ -25,7 +25,7 @@ func (d *Device) Save(e *state.Encoder) error {
 	e.U16(uint16(d.inUse.Load()))
 	e.Bool(d.settled)
 	e.U64(d.offloads)
-	e.Bool(d.down)
+	e.Bool(d.down.Load())
 	e.Bool(d.announce)
 	d.filter.Load().save(e)
 	e.U8(uint8(d.known.n))
@@ -99,7 +99,8 @@ func (d *Device) Restore(v uint32, dec *state.Decoder) error {
 	defer d.mu.Unlock()
 	mtu, pairs, inUse := dec.U16(), dec.U16(), dec.U16()
 	d.settled, d.offloads = dec.Bool(), dec.U64()
-	d.down, d.announce = dec.Bool(), dec.Bool()
+	d.down.Store(dec.Bool())
+	d.announce = dec.Bool()
 	var f filter
 	f.restore(dec)
 	if err := d.restoreNeighbours(dec); err != nil {

@@ -22,6 +22,9 @@ type Stats struct {
 	// would not take, LastHostError says why.
 	TxMalformed uint64 `json:"tx_malformed"`
 	TxRefused   uint64 `json:"tx_refused"`
+	// RxLinkDown and TxLinkDown are frames dropped while the cable was out.
+	RxLinkDown uint64 `json:"rx_link_down"`
+	TxLinkDown uint64 `json:"tx_link_down"`
 	// RxWaits and TxWaits count sleeps for the driver's buffers and for the host's
 	// room: packets waited, and were not lost here.
 	RxWaits uint64 `json:"rx_waits"`
@@ -35,7 +38,7 @@ type Stats struct {
 }
 
 // Dropped is the number of frames that were lost here, either way. Those that the
-// driver's filter refused are not.
+// driver's filter refused are not, nor those that a pulled cable did not carry.
 func (s Stats) Dropped() uint64 { return s.RxTooLarge + s.RxMalformed + s.TxMalformed + s.TxRefused }
 
 type counters struct {
@@ -56,6 +59,7 @@ func (d *Device) Stats() Stats {
 		TxFrames: c.tx.frames.Load(), TxBytes: c.tx.bytes.Load(),
 		RxFiltered: c.rx.filtered.Load(), RxTooLarge: c.rx.tooLarge.Load(), RxMalformed: c.rx.malformed.Load(),
 		TxMalformed: c.tx.malformed.Load(), TxRefused: c.tx.refused.Load(),
+		RxLinkDown: c.rx.unplugged.Load(), TxLinkDown: c.tx.unplugged.Load(),
 		RxWaits: c.rxWaits.Load(), TxWaits: c.txWaits.Load(), Kicks: c.kicks.Load(),
 		Announcements: c.announcements.Load(),
 		GuestErrors:   c.guestErrors.Load(), HostErrors: c.hostErrors.Load(),

@@ -112,6 +112,10 @@ func (x *transmitter) send(c *queue.Chain) bool {
 		x.out.refused++ // 5.1.6.5.5.2: the driver does not use it
 		return true
 	}
+	if x.dev.down.Load() {
+		x.out.unplugged++
+		return true
+	}
 	x.learn(bufs)
 	for {
 		_, err := x.dev.backend.Writev(x.pair, bufs)
