@@ -121,9 +121,3 @@ func (r *DirtyRing) Close() error {
 	}
 	return nil
 }
-
-// ResetDirtyRings write-protects every harvested page of every ring of the VM
-// and frees the entries (KVM API 8.29). It gives their number.
-func (vm *VM) ResetDirtyRings() (int, error) {
-	return vm.f.ioctlValue(ioctlResetDirtyRings, 0)
-}

@@ -126,7 +126,7 @@ func TestDirtyRing(t *testing.T) {
 		requireSuperset(t, bitmap)
 		require.Equal(t, peeked, ring.Published(), "harvesting changes no count")
 		total = peeked
-		reset, err := g.vm.ResetDirtyRings()
+		reset, _, err := g.vm.ResetDirtyRings()
 		require.NoError(t, err)
 		require.Equal(t, n, reset)
 	}

@@ -40,6 +40,11 @@ var ringSlot uint64 = 256 << 20
 // come, which makes the page dirty once more. Published before the reset, a bit
 // could be cleared and its page read while the guest still writes to it unseen.
 //
+// A reset that a stop of this process cut short leaves pages writable, and does
+// not say which (kvm.VM.ResetDirtyRings). All pages of that harvest are then in
+// doubt: every later question finds them dirty, cleared or not, until one comes
+// out of a ring again and that harvest's reset was whole.
+//
 // A ring is a property of the VM for life: it must be enabled before the first
 // vCPU, and there is no log then. Starting protects all memory, since KVM has
 // nothing like KVM_DIRTY_LOG_INITIALLY_SET for rings: in pieces, by means of
@@ -50,12 +55,16 @@ type ringTracker struct {
 	m     *memory
 	slots []slotRange
 	bits  []uint64 // harvested and not cleared; atomic
+	doubt []uint64 // harvested, perhaps still writable; atomic
 
 	fulls atomic.Uint64 // times that a vCPU found its ring full
 
-	mu    sync.Mutex // harvesting, which any vCPU's thread may do
-	rings []*kvm.DirtyRing
-	fresh []uint64 // gfns taken from the rings, not yet published
+	mu      sync.Mutex // harvesting, which any vCPU's thread may do
+	rings   []*kvm.DirtyRing
+	fresh   []uint64 // gfns taken from the rings, not yet published
+	unreset int      // entries harvested that KVM has not reset yet
+
+	resetRings func() (n int, cut bool, err error) // KVM's; only tests write it
 }
 
 // newRingTracker switches the VM over to rings.
@@ -77,7 +86,7 @@ func newRingTracker(m *memory) (*ringTracker, error) {
 		return nil, err
 	}
 	m.slotSize = ringSlot
-	return &ringTracker{m: m, slots: m.slots(), bits: make([]uint64, m.words())}, nil
+	return &ringTracker{m: m, resetRings: m.vm.ResetDirtyRings, slots: m.slots(), bits: make([]uint64, m.words()), doubt: make([]uint64, m.words())}, nil
 }
 
 // attach maps a new vCPU's ring.
@@ -119,9 +128,16 @@ func (t *ringTracker) start() error {
 	return nil
 }
 
-// stop implements tracker.
+// stop implements tracker. The next start protects all memory, so that nothing
+// is in doubt any more.
 func (t *ringTracker) stop() error {
-	return errors.Join(t.m.setFlags(0), t.harvest())
+	err := errors.Join(t.m.setFlags(0), t.harvest())
+	if err == nil {
+		for i := range t.doubt {
+			atomic.StoreUint64(&t.doubt[i], 0)
+		}
+	}
+	return err
 }
 
 // dirty implements tracker.
@@ -130,7 +146,7 @@ func (t *ringTracker) dirty(dst []uint64) error {
 		return err
 	}
 	for i := range t.bits {
-		dst[i] |= atomic.LoadUint64(&t.bits[i])
+		dst[i] |= atomic.LoadUint64(&t.bits[i]) | atomic.LoadUint64(&t.doubt[i])
 	}
 	return nil
 }
@@ -161,33 +177,63 @@ func (t *ringTracker) published(i int) uint64 {
 	return t.rings[i].Published()
 }
 
-// harvest empties all rings.
+// harvest empties all rings. What it took is published also where it fails: a
+// page is dirty from its entry on.
 func (t *ringTracker) harvest() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.fresh = t.fresh[:0]
-	taken := false
+	taken := 0
 	for _, r := range t.rings {
 		for {
 			p, ok := r.Next()
 			if !ok {
 				break
 			}
-			taken = true
+			taken++
 			// The slot's upper half is the address space, 0 without SMM.
 			if i := int(p.Slot); i < len(t.slots) && p.Offset < t.slots[i].pages {
 				t.fresh = append(t.fresh, t.slots[i].base+p.Offset)
 			}
 		}
 	}
-	if !taken {
+	t.unreset += taken
+	if t.unreset == 0 {
 		return nil
 	}
-	if _, err := t.m.vm.ResetDirtyRings(); err != nil {
-		return err
-	}
+	whole, err := t.reset()
 	for _, gfn := range t.fresh {
-		atomic.OrUint64(&t.bits[gfn/64], 1<<(gfn%64))
+		word, bit := gfn/64, uint64(1)<<(gfn%64)
+		if whole {
+			atomic.AndUint64(&t.doubt[word], ^bit)
+		} else {
+			atomic.OrUint64(&t.doubt[word], bit)
+		}
+		atomic.OrUint64(&t.bits[word], bit)
 	}
-	return nil
+	return err
+}
+
+// resetTries is how many calls in a row may reset nothing of what was
+// harvested. A signal that ended a call is gone before the next one.
+const resetTries = 100
+
+// reset protects the pages of all harvested entries. whole says that all of
+// them are protected; otherwise any may be writable still.
+func (t *ringTracker) reset() (whole bool, err error) {
+	whole = true
+	for idle := 0; t.unreset > 0; idle++ {
+		n, cut, err := t.resetRings()
+		if err != nil {
+			return false, err
+		}
+		whole = whole && !cut && n == t.unreset
+		if n > 0 {
+			t.unreset, idle = max(0, t.unreset-n), 0
+		} else if idle == resetTries {
+			return false, fmt.Errorf("KVM_RESET_DIRTY_RINGS left %d harvested entries in the rings, in %d calls that reset none: a bug of this host's KVM; use tracker %q",
+				t.unreset, idle+1, TrackerLog)
+		}
+	}
+	return whole, nil
 }

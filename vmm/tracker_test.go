@@ -33,6 +33,15 @@ var trackers = []struct {
 	{"ring", TrackerRing, ringEntries, ringSlot, func(*memory) {}},
 	{"ring/always full", TrackerRing, 1024, ringSlot, func(*memory) {}},
 	{"ring/many slots", TrackerRing, ringEntries, 1 << 20, func(*memory) {}},
+	{"ring/cut now and then", TrackerRing, ringEntries, ringSlot, func(m *memory) {
+		r, calls := m.ring(), 0
+		whole := r.resetRings
+		r.resetRings = func() (int, bool, error) {
+			n, cut, err := whole()
+			calls++
+			return n, cut || calls%3 == 0, err
+		}
+	}},
 }
 
 // TestTrackers is the suite that every tracker passes: a copy of guest memory

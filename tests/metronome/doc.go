@@ -2,6 +2,7 @@
 // user would, and lets the guest itself judge whether a page was lost.
 //
 //	moves_test     back and forth between two processes, many times
+//	storm_test     the same with dirty rings while signals pour on the source
 //	plant_test     pages spoilt from outside, each kind found by the guest
 //	rules_test     one test per safety rule of migration/sabotage
 //	sabotage_test  each of them must fail once its rule is switched off

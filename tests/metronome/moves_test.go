@@ -19,13 +19,17 @@ func TestMovesBackAndForth(t *testing.T) {
 		name    string
 		cfg     vmm.Config
 		streams int
+		storm   bool // signals pour on the source, as in TestRingMovesInAStorm
 	}
+	ring := guest(2, 1<<10, load)
+	ring.Machine.Tracker = vmm.TrackerRing
 	rows := []row{
-		{"8 GiB idle", guest(1, 8<<10, "fill=16 ws=8 rate=500 sample=0 beat=40"), 1},
-		{"1 GiB loaded, 2 vCPUs", guest(2, 1<<10, load+" reads=20"), 2},
+		{"8 GiB idle", guest(1, 8<<10, "fill=16 ws=8 rate=500 sample=0 beat=40"), 1, false},
+		{"1 GiB loaded, 2 vCPUs", guest(2, 1<<10, load+" reads=20"), 2, false},
+		{"1 GiB loaded, 2 vCPUs, rings in a storm", ring, 2, true},
 	}
 	if soak() {
-		rows = append(rows, row{"1 GiB loaded", guest(1, 1<<10, load), 2})
+		rows = append(rows, row{"1 GiB loaded", guest(1, 1<<10, load), 2, false})
 	}
 	for _, c := range rows {
 		t.Run(c.name, func(t *testing.T) {
@@ -36,7 +40,12 @@ func TestMovesBackAndForth(t *testing.T) {
 			fmt.Fprintf(&table, "\n%4s %8s %6s %6s %6s %6s %8s\n", "move", "total ms", "down", "gap", "rounds", "MiB", "verified")
 			for i := range shortOr(4, 50) {
 				before := here.info()
+				end := func() {}
+				if c.storm {
+					end = here.storm()
+				}
 				sent, _ := here.move(there, SendArgs{Streams: c.streams, Verify: i%2 == 0})
+				end()
 				here, there = there, here
 
 				// A line that was waiting at the source leaves here; the gap is in one
