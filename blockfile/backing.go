@@ -77,17 +77,28 @@ func openBacking(h *qcow2.Header, image string, o Options, c chain) (File, error
 		return nil, fmt.Errorf("backing file %q: %w", h.Backing, err)
 	}
 	path, err := BackingPath(h.Backing, image)
-	var open Opener
-	if err == nil && o.AllowBacking != nil {
-		path, open, err = o.AllowBacking(path)
-	}
 	if err != nil {
 		return nil, err
 	}
-	f, err := openFormat(path, Options{ReadOnly: true, Cache: o.Cache, Format: format, NoLock: o.NoLock, Open: open, AllowBacking: o.AllowBacking}, c)
+	missing := func(err error) error {
+		return fmt.Errorf("backing file %q missing; put it there, or say where it is: qemu-img rebase -u -b PATH -F %s %q: %w", path, h.BackingFormat, image, err)
+	}
+	rule := o.Backing
+	if rule == nil {
+		rule = BackingBelow(nil)
+	}
+	allowed, open, err := rule(image, path)
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		return nil, fmt.Errorf("backing file %q missing; put it there, or say where it is: qemu-img rebase -u -b PATH -F %s %q: %w", path, h.BackingFormat, image, err)
+		return nil, missing(err)
+	case err != nil:
+		return nil, err
+	}
+	path = allowed
+	f, err := openFormat(path, Options{ReadOnly: true, Cache: o.Cache, Format: format, NoLock: o.NoLock, Open: open, Backing: o.Backing}, c)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return nil, missing(err)
 	case err != nil:
 		return nil, fmt.Errorf("backing file %q: %w", path, err)
 	}

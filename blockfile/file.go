@@ -148,10 +148,12 @@ type Options struct {
 	// Open opens the image's file; nil means open(2), which follows links wherever
 	// they lead.
 	Open Opener
-	// AllowBacking judges the path of each backing file, and gives the one to open
-	// and what opens it; nil allows them all. A destination asks it of images whose
-	// path a stranger named.
-	AllowBacking func(path string) (string, Opener, error)
+	// Probe says that the format is raw for want of another word: an image that
+	// looks like one of another format is refused (ErrFormatUnsaid).
+	Probe bool
+	// Backing judges each backing file; nil is BackingBelow(nil): only what lies in
+	// the folder of the image that names it.
+	Backing BackingRule
 }
 
 // Open opens the image at path: a regular file or a block device. The format
@@ -181,6 +183,11 @@ func openFormat(path string, o Options, c chain) (File, error) {
 		r, err := openRaw(path, o)
 		if err != nil {
 			return nil, err
+		}
+		if o.Probe {
+			if err := r.mustBeRaw(); err != nil {
+				return nil, errors.Join(err, r.Close())
+			}
 		}
 		return r, nil
 	case FormatQcow2:

@@ -3,6 +3,7 @@ package blockfile
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -30,9 +31,10 @@ func OpenHost(path string, o Options) (*HostFile, error) {
 	return &HostFile{r: r}, nil
 }
 
-// CreateHost makes an empty file at path, which must not exist, and locks it.
+// CreateHost makes an empty file at path, which must not exist, and locks it. It
+// is its owner's alone.
 func CreateHost(path string, o Options) (*HostFile, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -137,6 +139,41 @@ func (h *HostFile) Punch(off, n int64) error {
 	}
 	return err
 }
+
+// Stat gives what the file system says of the file.
+func (h *HostFile) Stat() (st unix.Stat_t, err error) {
+	if err = unix.Fstat(h.r.fd, &st); err != nil {
+		err = fmt.Errorf("stat %q: %w", h.r.path, err)
+	}
+	return st, err
+}
+
+// Users says whether another open file holds a lock on this one, and whether
+// to write. It takes none.
+func (h *HostFile) Users() (some, writer bool, err error) {
+	for _, ask := range []struct {
+		kind int16
+		says *bool
+	}{{unix.F_WRLCK, &some}, {unix.F_RDLCK, &writer}} {
+		lk := unix.Flock_t{Type: ask.kind, Whence: io.SeekStart}
+		if err := h.r.flock(unix.F_OFD_GETLK, &lk); err != nil {
+			return false, false, fmt.Errorf("ask who locks %q: %w", h.r.path, err)
+		}
+		*ask.says = lk.Type != unix.F_UNLCK
+	}
+	return some, writer, nil
+}
+
+// Chmod sets the permission bits of the file.
+func (h *HostFile) Chmod(mode uint32) error {
+	if err := unix.Fchmod(h.r.fd, mode); err != nil {
+		return fmt.Errorf("set the mode of %q: %w", h.r.path, err)
+	}
+	return nil
+}
+
+// Chown gives the file to a user and a group.
+func (h *HostFile) Chown(uid, gid uint32) error { return unix.Fchown(h.r.fd, int(uid), int(gid)) }
 
 // Truncate sets the length of the file in bytes.
 func (h *HostFile) Truncate(n int64) error {

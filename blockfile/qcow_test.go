@@ -26,7 +26,7 @@ func createQcow(t testing.TB, path string, o qcow2.CreateOptions, fill []byte) {
 	if fill == nil {
 		return
 	}
-	f, err := Open(path, Options{Format: FormatQcow2})
+	f, err := Open(path, Options{Backing: AnyBacking, Format: FormatQcow2})
 	require.NoError(t, err)
 	_, err = f.Pwritev([][]byte{fill}, 0)
 	require.NoError(t, err)
@@ -81,6 +81,7 @@ func TestConformanceQcow2(t *testing.T) {
 						t.Cleanup(func() { require.NoError(t, f.Close()) })
 						return f
 					}
+					o.Backing = AnyBacking
 					f, err := Open(p, o)
 					if cache == CacheNone && errors.Is(err, unix.EINVAL) {
 						t.Skip("the temporary folder's file system has no O_DIRECT")
@@ -129,7 +130,7 @@ func TestRawStaysRaw(t *testing.T) {
 	// Nor does it become one as a backing file: either it is said to be raw,
 	over := filepath.Join(t.TempDir(), "a.qcow2")
 	createQcow(t, over, qcow2.CreateOptions{Size: testSize, Backing: path, BackingFormat: "raw"}, nil)
-	f, err := Open(over, Options{Format: FormatQcow2})
+	f, err := Open(over, Options{Backing: AnyBacking, Format: FormatQcow2})
 	require.NoError(t, err)
 	_, err = f.Preadv([][]byte{got}, 0)
 	require.NoError(t, err)
@@ -145,7 +146,7 @@ func TestRawStaysRaw(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, host.Pwritev([][]byte{append(b, make([]byte, 64)...)}, 0))
 	require.NoError(t, host.Close())
-	_, err = Open(over, Options{Format: FormatQcow2})
+	_, err = Open(over, Options{Backing: AnyBacking, Format: FormatQcow2})
 	require.ErrorContains(t, err, "qemu-img rebase -u -b")
 	require.NotContains(t, err.Error(), "secret")
 }
@@ -176,7 +177,7 @@ func TestChainTablesAreBounded(t *testing.T) {
 	// What was judged before the lock cannot be more behind it.
 	small := filepath.Join(dir, "small")
 	createQcow(t, small, qcow2.CreateOptions{Size: testSize}, nil)
-	f, err := Open(small, Options{Format: FormatQcow2, NoLock: true})
+	f, err := Open(small, Options{Backing: AnyBacking, Format: FormatQcow2, NoLock: true})
 	require.NoError(t, err)
 	defer f.Close()
 	host, err := OpenHost(small, Options{NoLock: true, ReadOnly: true})
@@ -211,7 +212,7 @@ func TestBackingRefused(t *testing.T) {
 		mk("vmdk", "x", "vmdk"):                       `"vmdk": unknown`,
 		mk("protocol", "nbd://host/disk", "raw"):      "only files",
 		mk("json", `json:{"driver":"raw"}`, "raw"):    "only files",
-		mk("folder", "/", "raw"):                      "neither a regular file",
+		mk("folder", "/", "raw"):                      "does not lie in the folder of",
 		mk("not really", "../"+at("x"), "qcow2"):      "missing",
 		mk("lies", filepath.Base(image(t, nil)), "x"): `"x": unknown`,
 	} {
@@ -225,7 +226,8 @@ func TestBackingRefused(t *testing.T) {
 	// Where a stranger named the image, the caller judges its backing files.
 	base := image(t, make([]byte, testSize))
 	over := mk("over", base, "raw")
-	_, err := Open(over, Options{Format: FormatQcow2, AllowBacking: func(path string) (string, Opener, error) {
+	_, err := Open(over, Options{Format: FormatQcow2, Backing: func(image, path string) (string, Opener, error) {
+		require.Equal(t, over, image)
 		require.Equal(t, base, path)
 		return "", nil, errors.New("not allowed here")
 	}})
@@ -233,13 +235,13 @@ func TestBackingRefused(t *testing.T) {
 	// And opens them; the image itself is not its to open.
 	judged := mk("judged", over, "qcow2")
 	var opened []string
-	judge := func(path string) (string, Opener, error) {
+	judge := func(_, path string) (string, Opener, error) {
 		return path, func(path string, flags int) (int, error) {
 			opened = append(opened, path)
 			return openRetry(path, flags)
 		}, nil
 	}
-	f, err := Open(judged, Options{Format: FormatQcow2, AllowBacking: judge})
+	f, err := Open(judged, Options{Format: FormatQcow2, Backing: judge})
 	require.NoError(t, err)
 	require.NoError(t, f.Close())
 	require.Equal(t, []string{over, base}, opened)
@@ -263,7 +265,7 @@ func TestNotQcow2(t *testing.T) {
 		"header size": {func(b []byte) []byte { b[103]++; return b }, false},
 	} {
 		require.NoError(t, os.WriteFile(path, c.damage(bytes.Clone(good)), 0o600))
-		_, err := Open(path, Options{Format: FormatQcow2})
+		_, err := Open(path, Options{Backing: AnyBacking, Format: FormatQcow2})
 		require.ErrorIs(t, err, qcow2.ErrFormat, name)
 		if c.raw {
 			require.ErrorContains(t, err, "say that its format is raw", name)
@@ -279,12 +281,12 @@ func TestQcow2ChangesHands(t *testing.T) {
 	base := image(t, random(1, testSize))
 	path := filepath.Join(t.TempDir(), "a.qcow2")
 	createQcow(t, path, qcow2.CreateOptions{Size: testSize, ClusterBits: 12, Backing: base, BackingFormat: "raw"}, nil)
-	a, err := Open(path, Options{Format: FormatQcow2})
+	a, err := Open(path, Options{Backing: AnyBacking, Format: FormatQcow2})
 	require.NoError(t, err)
 	defer a.Close()
-	_, err = Open(path, Options{Format: FormatQcow2})
+	_, err = Open(path, Options{Backing: AnyBacking, Format: FormatQcow2})
 	require.ErrorIs(t, err, ErrLocked)
-	b, err := Open(path, Options{Format: FormatQcow2, NoLock: true})
+	b, err := Open(path, Options{Backing: AnyBacking, Format: FormatQcow2, NoLock: true})
 	require.NoError(t, err)
 	defer b.Close()
 	for i := range 10 {
@@ -320,7 +322,7 @@ func TestQcow2ChangesHands(t *testing.T) {
 func TestQcow2Surroundings(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.qcow2")
 	createQcow(t, path, qcow2.CreateOptions{Size: testSize}, nil)
-	f, err := Open(path, Options{Format: FormatQcow2, NoLock: true})
+	f, err := Open(path, Options{Backing: AnyBacking, Format: FormatQcow2, NoLock: true})
 	require.NoError(t, err)
 	defer f.Close()
 	out, err := exec.Command("qemu-img", "resize", path, "2M").CombinedOutput()
@@ -329,7 +331,7 @@ func TestQcow2Surroundings(t *testing.T) {
 	held, err := f.LockedElsewhere()
 	require.NoError(t, err)
 	require.False(t, held)
-	g, err := Open(path, Options{Format: FormatQcow2})
+	g, err := Open(path, Options{Backing: AnyBacking, Format: FormatQcow2})
 	require.NoError(t, err, "the lock was given up")
 	require.NoError(t, g.Close())
 }
@@ -346,7 +348,7 @@ func TestOverlayOutlivesTheDisk(t *testing.T) {
 	require.NoError(t, err)
 	one := random(6, 4096)
 	for i := range 2 {
-		f, err := Open(path, Options{Format: FormatQcow2, Overlay: v})
+		f, err := Open(path, Options{Backing: AnyBacking, Format: FormatQcow2, Overlay: v})
 		require.NoError(t, err)
 		if i == 0 {
 			_, err = f.Pwritev([][]byte{one}, 8192)
@@ -369,7 +371,7 @@ func TestOverlayOutlivesTheDisk(t *testing.T) {
 	v, err = NewOverlay()
 	require.NoError(t, err)
 	defer v.Close()
-	_, err = Open(path, Options{Format: FormatQcow2, ReadOnly: true, Overlay: v})
+	_, err = Open(path, Options{Backing: AnyBacking, Format: FormatQcow2, ReadOnly: true, Overlay: v})
 	require.ErrorContains(t, err, "give one")
 }
 
@@ -378,7 +380,7 @@ func TestTryQcow2(t *testing.T) {
 	base := random(1, testSize)
 	path := filepath.Join(t.TempDir(), "a.qcow2")
 	createQcow(t, path, qcow2.CreateOptions{Size: testSize, ClusterBits: 12, Backing: image(t, base), BackingFormat: "raw"}, nil)
-	f, err := Open(path, Options{Format: FormatQcow2})
+	f, err := Open(path, Options{Backing: AnyBacking, Format: FormatQcow2})
 	require.NoError(t, err)
 	defer f.Close()
 	q := f.(*qcow)

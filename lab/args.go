@@ -202,7 +202,7 @@ func (f *finder) disk(p, format string, readOnly bool) error {
 		f.found.Files = append(f.found.Files, File{Host: abs, Path: abs})
 		return nil
 	}
-	if !readOnly && (format == "qcow2" || isQcow2(abs)) {
+	if !readOnly && (format == "qcow2" || format == "" && isQcow2(abs)) {
 		return fmt.Errorf("%w: writable qcow2 image %q would have to grow, and a block device of the lab cannot; use snapshot, or convert it to raw",
 			ErrConfig, p)
 	}
@@ -264,7 +264,11 @@ func (f *finder) walk(node any) error {
 	case map[string]any:
 		if p, ok := v["path_on_host"].(string); ok {
 			readOnly, _ := v["is_read_only"].(bool)
-			if err := f.disk(p, "", readOnly); err != nil {
+			format, _ := v["format"].(string)
+			if snapshot, _ := v["snapshot"].(bool); snapshot {
+				readOnly = true
+			}
+			if err := f.disk(p, format, readOnly); err != nil {
 				return err
 			}
 		}

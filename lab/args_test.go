@@ -12,7 +12,8 @@ func testTree(t testing.TB) string {
 	dir := t.TempDir()
 	for name, text := range map[string]string{
 		"bzImage": "k", "rootfs.ext4": string(make([]byte, 1024)), "odd.img": "odd", "grow.qcow2": "QFI\xfb" + string(make([]byte, 508)),
-		"run": "a file named like a command", "initrd.img": "i",
+		"qcow2.json": `{"drives":[{"path_on_host":"grow.qcow2","format":"qcow2","snapshot":true}]}`,
+		"run":        "a file named like a command", "initrd.img": "i",
 		"vm.json": `{"boot-source":{"kernel_image_path":"./bzImage","boot_args":"quiet"},
 			"drives":[{"path_on_host":"rootfs.ext4","is_read_only":true},{"path_on_host":"rootfs.ext4"}]}`,
 	} {
@@ -47,6 +48,8 @@ func TestFilesOf(t *testing.T) {
 		{"joined with =", []string{"run", "--kernel=bzImage", "--disk=path=" + at("rootfs.ext4") + ",readonly"},
 			Carried{Files: file("bzImage"), Disks: disk("rootfs.ext4", true)}, ""},
 		{"snapshot of qcow2", []string{"run", "--disk", "snapshot,path=grow.qcow2"}, Carried{Disks: disk("grow.qcow2", true)}, ""},
+		{"raw that looks like qcow2", []string{"run", "--disk", "path=grow.qcow2,format=raw"}, Carried{Disks: disk("grow.qcow2", false)}, ""},
+		{"qcow2 in a file", []string{"run", "--config", "qcow2.json"}, Carried{Files: file("qcow2.json"), Disks: disk("grow.qcow2", true)}, ""},
 		{"read-only odd size", []string{"run", "--disk", "path=odd.img,readonly"}, Carried{Files: file("odd.img")}, ""},
 		{"receive by id", []string{"receive", "--disk", "root=rootfs.ext4"}, Carried{Disks: disk("rootfs.ext4", false)}, ""},
 		{"named twice", []string{"run", "--kernel", "bzImage", "--initrd", "./bzImage"}, Carried{Files: file("bzImage")}, ""},

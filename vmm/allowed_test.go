@@ -57,27 +57,27 @@ func TestNoLinkLeadsOut(t *testing.T) {
 		if name == "folder" {
 			way = "folder/f"
 		}
-		_, err := openIn(in, way, unix.O_RDONLY)
+		_, err := blockfile.OpenBelow([]string{in}, filepath.Join(in, way), unix.O_RDONLY)
 		require.Error(t, err, name)
 	}
 	for _, way := range []string{"../out/f", "sub/../../out/f"} {
-		_, err := openIn(in, way, unix.O_RDONLY)
+		_, err := blockfile.OpenBelow([]string{in}, filepath.Join(in, way), unix.O_RDONLY)
 		require.Error(t, err, way)
 	}
-	fd, err := openIn(in, "sub/f", unix.O_RDONLY)
+	fd, err := blockfile.OpenBelow([]string{in}, filepath.Join(in, "sub/f"), unix.O_RDONLY)
 	require.NoError(t, err)
 	var st unix.Stat_t
 	require.NoError(t, unix.Stat(filepath.Join(in, "sub", "f"), &st))
 	require.Equal(t, st.Ino, inode(t, fd))
-	_, err = openBelow([]string{in}, filepath.Join(out, "f"), unix.O_RDONLY)
+	_, err = blockfile.OpenBelow([]string{in}, filepath.Join(out, "f"), unix.O_RDONLY)
 	require.ErrorContains(t, err, "--allow-path")
-	_, err = openBelow([]string{in}, filepath.Join(in, "none"), unix.O_RDONLY)
+	_, err = blockfile.OpenBelow([]string{in}, filepath.Join(in, "none"), unix.O_RDONLY)
 	require.ErrorIs(t, err, unix.ENOENT)
-	_, err = openBelow([]string{in}, filepath.Join(in, "round"), unix.O_RDONLY)
+	_, err = blockfile.OpenBelow([]string{in}, filepath.Join(in, "round"), unix.O_RDONLY)
 	require.ErrorContains(t, err, "too many links")
-	_, err = openBelow([]string{filepath.Join(in, "missing")}, filepath.Join(in, "sub", "f"), unix.O_RDONLY)
+	_, err = blockfile.OpenBelow([]string{filepath.Join(in, "missing")}, filepath.Join(in, "sub", "f"), unix.O_RDONLY)
 	require.ErrorIs(t, err, unix.ENOENT, "of the prefix")
-	fd, err = openBelow([]string{filepath.Join(out, "f")}, filepath.Join(out, "f"), unix.O_RDONLY)
+	fd, err = blockfile.OpenBelow([]string{filepath.Join(out, "f")}, filepath.Join(out, "f"), unix.O_RDONLY)
 	require.NoError(t, err, "a prefix may be the file itself")
 	require.NoError(t, unix.Close(fd))
 }
@@ -117,8 +117,8 @@ func TestWhatIsJudgedIsOpened(t *testing.T) {
 		inc := Incoming{AllowPrefixes: []string{in}, Disks: map[string]string{"vda": path}}
 		judge := inc.judged().AllowBacking
 		turned := false
-		a := assembly{incoming: true, disks: inc.Disks, open: inc.judged().Open, backing: func(drive, path string) (string, blockfile.Opener, error) {
-			path, open, err := judge(drive, path)
+		a := assembly{incoming: true, disks: inc.Disks, open: inc.judged().Open, backing: func(drive, image, path string) (string, blockfile.Opener, error) {
+			path, open, err := judge(drive, image, path)
 			turn(t, in, out)
 			turned = true
 			return path, open, err
@@ -171,7 +171,7 @@ func TestNoRaceLeadsOut(t *testing.T) {
 	}()
 	opened := 0
 	for i := 0; i < 2000 || opened == 0; i++ {
-		if fd, err := openBelow([]string{in}, path, unix.O_RDONLY); err == nil {
+		if fd, err := blockfile.OpenBelow([]string{in}, path, unix.O_RDONLY); err == nil {
 			opened++
 			require.Equal(t, allowed.Ino, inode(t, fd))
 		}

@@ -27,8 +27,10 @@ type assembly struct {
 	vsock    string                 // the vsock's path here, if it has one
 	memory   *os.File               // the source's guest memory, where that is handed over
 
-	open     blockfile.Opener                                           // Options.Open
-	backing  func(drive, path string) (string, blockfile.Opener, error) // Options.AllowBacking
+	open     blockfile.Opener                                                  // Options.Open
+	backing  func(drive, image, path string) (string, blockfile.Opener, error) // Options.AllowBacking
+	allow    []string                                                          // Options.AllowPaths
+	unsaid   map[string]bool                                                   // drives whose format nobody said
 	overlays *Overlays
 	stdio    func() (fd int, err error) // Options.Stdio
 }
@@ -37,7 +39,7 @@ type assembly struct {
 // controllers and timer before the first vCPU, CPUID before any other vCPU
 // state, memory and devices before the guest runs.
 func assemble(cfg Config, o Options, a assembly) (_ *Machine, err error) {
-	a.overlays, a.open, a.backing = o.Overlays, o.Open, o.AllowBacking
+	a.overlays, a.open, a.backing, a.allow = o.Overlays, o.Open, o.AllowBacking, o.AllowPaths
 	m := &Machine{cfg: cfg, log: o.Log, began: time.Now(), ended: make(chan struct{})}
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)

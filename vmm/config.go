@@ -64,7 +64,8 @@ type Drive struct {
 	IsRootDevice bool   `json:"is_root_device,omitempty"`
 	IsReadOnly   bool   `json:"is_read_only,omitempty"`
 	// Format is "raw", the default, or "qcow2". It is never guessed from the
-	// image, where a guest may have written.
+	// image, where a guest may have written; but where it is left out, an image
+	// that looks like another format's is refused.
 	Format string `json:"format,omitempty"`
 	// Snapshot has what the guest writes go to a temporary overlay, in TMPDIR,
 	// which is lost when the process ends; the image stays as it is. A reset of
@@ -72,10 +73,17 @@ type Drive struct {
 	Snapshot bool `json:"snapshot,omitempty"`
 	// Cache is "writeback" (the default), "writethrough" or "none" (O_DIRECT).
 	Cache string `json:"cache_type,omitempty"`
+	// Backing is "any" for a qcow2 image that may name any file of this host as its
+	// backing file; else those in its own folder, and below Options.AllowPaths. It
+	// is this host's, and does not travel with the machine.
+	Backing string `json:"backing,omitempty"`
 	// Queues is the number of request queues, 1 to 16; 0 means one per vCPU, at
 	// most 4.
 	Queues int `json:"num_queues,omitempty"`
 }
+
+// BackingAny is the Drive.Backing of an image whose maker is trusted.
+const BackingAny = "any"
 
 // MachineConfig is the size of the machine.
 type MachineConfig struct {
@@ -179,6 +187,10 @@ func (c Config) validate(incoming bool) error {
 			return bad("drive %q has no path", d.ID)
 		case d.Format != "raw" && d.Format != "qcow2":
 			return bad("drive %q: format %q; use raw or qcow2", d.ID, d.Format)
+		case d.Backing != "" && d.Backing != BackingAny:
+			return bad("drive %q: backing %q; leave it out, or use %s", d.ID, d.Backing, BackingAny)
+		case d.Backing != "" && d.Format != "qcow2":
+			return bad("drive %q: backing=%s for a raw image, which has no backing file; give format=qcow2 or leave it out", d.ID, d.Backing)
 		case d.Snapshot && d.IsReadOnly:
 			return bad("drive %q: both read-only and a snapshot; give one", d.ID)
 		case d.Snapshot && incoming:

@@ -37,7 +37,7 @@ func newDrive(spec Drive, a assembly) (_ part, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: drive %q: %w", ErrConfig, spec.ID, err)
 	}
-	o := blockfile.Options{ReadOnly: spec.IsReadOnly, Cache: cache, Format: format, NoLock: a.incoming, Open: a.open, AllowBacking: a.allowBacking(spec.ID)}
+	o := blockfile.Options{ReadOnly: spec.IsReadOnly, Cache: cache, Format: format, NoLock: a.incoming, Open: a.open, Probe: a.unsaid[spec.ID], Backing: a.backingRule(spec)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.close())
@@ -92,12 +92,25 @@ func (d *drive) close() error {
 	return err
 }
 
-// allowBacking judges the backing files of a drive.
-func (a assembly) allowBacking(id string) func(string) (string, blockfile.Opener, error) {
-	if a.backing == nil {
-		return nil
+// backingRule judges the backing files of a drive.
+func (a assembly) backingRule(spec Drive) blockfile.BackingRule {
+	switch {
+	case a.backing != nil:
+		return func(image, path string) (string, blockfile.Opener, error) { return a.backing(spec.ID, image, path) }
+	case spec.Backing == BackingAny:
+		return blockfile.AnyBacking
 	}
-	return func(path string) (string, blockfile.Opener, error) { return a.backing(id, path) }
+	return blockfile.BackingBelow(a.allow)
+}
+
+// unsaidFormats are the ids of the drives whose format is raw by default. It is
+// asked before the defaults are filled in.
+func (c Config) unsaidFormats() map[string]bool {
+	ids := map[string]bool{}
+	for i, d := range c.withDefaults().Drives {
+		ids[d.ID] = c.Drives[i].Format == ""
+	}
+	return ids
 }
 
 // Overlays are the temporary overlays of drives that are snapshots. The zero

@@ -14,7 +14,7 @@ import (
 )
 
 func driveSpec(path string) Drive {
-	return Config{Drives: []Drive{{ID: "vda", PathOnHost: path, Format: "qcow2"}}}.withDefaults().Drives[0]
+	return Config{Drives: []Drive{{ID: "vda", PathOnHost: path, Format: "qcow2", Backing: BackingAny}}}.withDefaults().Drives[0]
 }
 
 // qcowImage makes an image over a raw base of a megabyte.
@@ -83,7 +83,9 @@ func TestStrangersBackingFile(t *testing.T) {
 	require.NoError(t, err)
 	allowed := Incoming{AllowPrefixes: []string{filepath.Dir(path)}}
 	in := assembly{incoming: true, disks: map[string]string{"vda": resolved}}
-	in.backing = func(drive, path string) (string, blockfile.Opener, error) { return allowed.allowBacking(drive, path) }
+	in.backing = func(drive, image, path string) (string, blockfile.Opener, error) {
+		return allowed.allowBacking(drive, image, path)
+	}
 	_, err = newDrive(spec, in)
 	require.ErrorIs(t, err, ErrIncompatible)
 	require.ErrorContains(t, err, "--allow-path")
@@ -105,5 +107,48 @@ func TestStrangersBackingFile(t *testing.T) {
 	// After a reset it starts here again, and is still a stranger's.
 	allowed = Incoming{AllowPrefixes: []string{filepath.Dir(path)}}
 	_, err = newDrive(spec, assembly{backing: in.backing})
+	require.ErrorIs(t, err, ErrIncompatible)
+}
+
+// TestFormatUnsaid: an image is judged when nobody said its format, once: what a
+// guest writes to a raw disk later changes nothing about the next machine.
+func TestFormatUnsaid(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "disk.img")
+	require.NoError(t, os.WriteFile(path, make([]byte, 1<<20), 0o600))
+	cfg := Config{ID: "a", BootSource: BootSource{Guest: GuestMetronome}, Machine: MachineConfig{MemSizeMiB: 64},
+		Drives: []Drive{{PathOnHost: path}}}
+	m, err := New(cfg, Options{})
+	require.NoError(t, err)
+	settled := m.Config()
+	require.NoError(t, m.Close())
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	require.NoError(t, err)
+	_, err = f.WriteAt([]byte("QFI\xfb\x00\x00\x00\x03"), 0)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	_, err = New(cfg, Options{})
+	require.ErrorIs(t, err, blockfile.ErrFormatUnsaid)
+	m, err = New(settled, Options{})
+	require.NoError(t, err, "the machine after a reset")
+	require.NoError(t, m.Close())
+	// A source has said it, whatever its user did.
+	require.Equal(t, "raw", settled.Drives[0].Format)
+}
+
+// TestBackingIsThisHosts: what a drive may read here goes to no other host.
+func TestBackingIsThisHosts(t *testing.T) {
+	m := &Machine{cfg: Config{ID: "a", Drives: []Drive{driveSpec("x")}}}
+	wire, err := m.Source().Config()
+	require.NoError(t, err)
+	require.NotContains(t, string(wire), `"backing"`)
+	require.Equal(t, BackingAny, m.cfg.Drives[0].Backing, "ours is as it was")
+	for backing, format := range map[string]string{"all": "qcow2", BackingAny: "raw"} {
+		c := Config{ID: "a", Drives: []Drive{{PathOnHost: "x", Backing: backing, Format: format}}}
+		require.ErrorIs(t, c.withDefaults().validate(false), ErrConfig)
+	}
+	// A stranger's word for it counts for nothing.
+	path := qcowImage(t, filepath.Join(t.TempDir(), "secret"))
+	in := Incoming{Disks: map[string]string{"vda": path}}
+	_, err = newDrive(driveSpec(path), assembly{incoming: true, disks: in.Disks, backing: in.judged().AllowBacking})
 	require.ErrorIs(t, err, ErrIncompatible)
 }

@@ -26,9 +26,12 @@ type Options struct {
 	Overlays *Overlays
 	// Open opens the files that Config names; nil means open(2). See Incoming.
 	Open blockfile.Opener
-	// AllowBacking judges the path of a backing file of a drive, and gives the one
-	// to open and what opens it; nil allows all. See Incoming.
-	AllowBacking func(drive, path string) (string, blockfile.Opener, error)
+	// AllowPaths are folders below which backing files are opened, besides those in
+	// the folder of the image that names them.
+	AllowPaths []string
+	// AllowBacking judges a backing file of a drive instead (blockfile.BackingRule).
+	// See Incoming.
+	AllowBacking func(drive, image, path string) (string, blockfile.Opener, error)
 	// Stdio gives one end of a connected socket that stands for the process'
 	// standard input and output, each time that a console asks for it; the caller
 	// closes it. Nil where they are used otherwise.
@@ -80,11 +83,12 @@ type Machine struct {
 // New assembles a machine and loads what it boots. The guest does not run yet.
 // On an error nothing is left behind.
 func New(cfg Config, o Options) (*Machine, error) {
+	unsaid := cfg.unsaidFormats()
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(false); err != nil {
 		return nil, err
 	}
-	m, err := assemble(cfg, o, assembly{})
+	m, err := assemble(cfg, o, assembly{unsaid: unsaid})
 	if err != nil {
 		return nil, err
 	}

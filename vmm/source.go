@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -64,7 +65,12 @@ func (s *source) Config() ([]byte, error) {
 	if err := canMove(s.m.cfg.Drives); err != nil {
 		return nil, err
 	}
-	return json.Marshal(wireConfig{Config: s.m.cfg, CPUID: s.m.cpuid, TSCKHz: s.m.tscKHz})
+	cfg := s.m.cfg
+	cfg.Drives = slices.Clone(cfg.Drives)
+	for i := range cfg.Drives {
+		cfg.Drives[i].Backing = "" // this host's
+	}
+	return json.Marshal(wireConfig{Config: cfg, CPUID: s.m.cpuid, TSCKHz: s.m.tscKHz})
 }
 
 // Memory implements migration.Source.

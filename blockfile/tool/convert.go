@@ -16,6 +16,8 @@ import (
 type Conversion struct {
 	Source       string
 	SourceFormat string // empty: by the first bytes, without a backing file
+	// Rule judges the backing files of the source.
+	Rule blockfile.BackingRule
 	// Target is what to make; its size is the source's.
 	Target NewImage
 	// Compress compresses what gets smaller by it; qcow2 only.
@@ -52,7 +54,8 @@ func Convert(ctx context.Context, c Conversion) (_ *Converted, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
-	if err := c.apart(format); err != nil {
+	sources, err := c.sources(format)
+	if err != nil {
 		return nil, err
 	}
 	n := c.Target
@@ -67,14 +70,14 @@ func Convert(ctx context.Context, c Conversion) (_ *Converted, err error) {
 		if wrong != nil {
 			return nil, wrong
 		}
-		below, wrong := openDisk(path, n.BackingFormat)
+		below, wrong := openDisk(path, n.BackingFormat, n.Rule)
 		if wrong != nil {
 			return nil, fmt.Errorf("backing file: %w", wrong)
 		}
 		defer func() { err = errors.Join(err, below.Close()) }()
 		job.below = below
 	}
-	t, err := newTarget(n.Path, n.Force)
+	t, err := newTarget(n.Path, n.Force, sources)
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +92,7 @@ func Convert(ctx context.Context, c Conversion) (_ *Converted, err error) {
 func (c *Conversion) open() (blockfile.Mapper, string, error) {
 	format := c.SourceFormat
 	if format == "" {
-		i, err := Inspect(c.Source, "")
+		i, err := Inspect(c.Source, "", c.Rule)
 		if err != nil {
 			return nil, "", err
 		}
@@ -98,31 +101,37 @@ func (c *Conversion) open() (blockfile.Mapper, string, error) {
 				ErrOptions, c.Source, i.BackingFile)
 		}
 	}
-	src, err := openDisk(c.Source, format)
+	src, err := openDisk(c.Source, format, c.Rule)
 	return src, format, err
 }
 
-// apart refuses a target that is the source, or lies behind it.
-func (c *Conversion) apart(format string) error {
-	i, err := Inspect(c.Source, format)
+// sources says who may read the source and what lies behind it. It refuses a
+// target that is one of them.
+func (c *Conversion) sources(format string) ([]access, error) {
+	i, err := Inspect(c.Source, format, c.Rule)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	var all []access
 	for ; i != nil; i = i.Backing {
 		if sameFile(i.Path, c.Target.Path) {
-			return fmt.Errorf("%w: %q is what is to be converted, or lies behind it; give the new image another name", ErrOptions, c.Target.Path)
+			return nil, fmt.Errorf("%w: %q is what is to be converted, or lies behind it; give the new image another name", ErrOptions, c.Target.Path)
 		}
+		if i.BackingError != "" {
+			return nil, fmt.Errorf("image %q: %s", i.Path, i.BackingError)
+		}
+		all = append(all, i.access)
 	}
-	return nil
+	return all, nil
 }
 
 // openDisk opens a disk with its chain for reading.
-func openDisk(path, format string) (blockfile.Mapper, error) {
+func openDisk(path, format string, rule blockfile.BackingRule) (blockfile.Mapper, error) {
 	f, err := blockfile.ParseFormat(format)
 	if err != nil {
 		return nil, err
 	}
-	disk, err := blockfile.Open(path, blockfile.Options{ReadOnly: true, Format: f})
+	disk, err := blockfile.Open(path, blockfile.Options{ReadOnly: true, Format: f, Backing: rule})
 	if err != nil {
 		return nil, err
 	}

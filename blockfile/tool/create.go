@@ -26,6 +26,9 @@ type NewImage struct {
 	Compression   qcow2.Compression
 	Backing       string // as stored: relative to the new image's folder
 	BackingFormat string
+	// Rule judges what lies behind the backing file, which itself is its maker's
+	// choice.
+	Rule blockfile.BackingRule
 	// Preallocate gives every cluster its place, without writing it.
 	Preallocate bool
 }
@@ -60,7 +63,7 @@ func (n *NewImage) check() error {
 		if err != nil {
 			return err
 		}
-		below, err := Inspect(path, n.BackingFormat)
+		below, err := Inspect(path, n.BackingFormat, n.Rule)
 		if err != nil {
 			return fmt.Errorf("backing file: %w", err)
 		}
@@ -104,7 +107,7 @@ func Create(n NewImage) error {
 	if err := n.check(); err != nil {
 		return err
 	}
-	t, err := newTarget(n.Path, n.Force)
+	t, err := newTarget(n.Path, n.Force, nil)
 	if err != nil {
 		return err
 	}

@@ -1,9 +1,8 @@
 package tool
 
 import (
+	"errors"
 	"fmt"
-
-	"golang.org/x/sys/unix"
 
 	"godwit/blockfile"
 	"godwit/blockfile/qcow2"
@@ -32,6 +31,8 @@ type Info struct {
 	// Backing is the next image of the chain; BackingError says why it is not there.
 	Backing      *Info  `json:"backing,omitempty"`
 	BackingError string `json:"backing_error,omitempty"`
+
+	access access
 }
 
 // Qcow2Info is what only a qcow2 image has.
@@ -59,29 +60,39 @@ func Detect(path string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	return detect(f)
+	format, err := detect(f)
+	if err != nil {
+		return "", fmt.Errorf("image %q: %w", path, err)
+	}
+	return format, nil
 }
 
 func detect(f *blockfile.HostFile) (string, error) {
-	magic := make([]byte, 4)
-	if err := f.Preadv([][]byte{magic}, 0); err != nil {
-		return "", err
+	format, err := blockfile.Probe(f)
+	if err == nil && format != Raw && format != Qcow2 {
+		err = fmt.Errorf("%w: by its bytes it is a %s image; there are raw and qcow2: convert it first, qemu-img convert -f %s -O qcow2, or say that its format is raw if these bytes are the disk's own",
+			ErrForeign, format, format)
 	}
-	if string(magic) == "QFI\xfb" {
-		return Qcow2, nil
-	}
-	return Raw, nil
+	return format, err
 }
 
+// ErrForeign says that a file looks like an image of a format that is not known
+// here.
+var ErrForeign = errors.New("not an image that godwit reads")
+
 // Inspect describes an image and the chain of its backing files, as far as a
-// machine would open it. An empty format leaves it to the file's first bytes.
-func Inspect(path, format string) (*Info, error) {
-	return inspect(path, format, "flag", blockfile.MaxChain)
+// machine would open it under the rule; nil is blockfile.BackingBelow(nil). An
+// empty format leaves it to the file's first bytes.
+func Inspect(path, format string, rule blockfile.BackingRule) (*Info, error) {
+	if rule == nil {
+		rule = blockfile.BackingBelow(nil)
+	}
+	return inspect(path, format, "flag", rule, nil, blockfile.MaxChain)
 }
 
 // inspect follows a chain of up to depth qcow2 images.
-func inspect(path, format, from string, depth int) (*Info, error) {
-	f, err := look(path)
+func inspect(path, format, from string, rule blockfile.BackingRule, open blockfile.Opener, depth int) (*Info, error) {
+	f, err := blockfile.OpenHost(path, blockfile.Options{ReadOnly: true, NoLock: true, Open: open})
 	if err != nil {
 		return nil, err
 	}
@@ -90,31 +101,31 @@ func inspect(path, format, from string, depth int) (*Info, error) {
 	if format == "" {
 		i.FormatFrom = "magic"
 		if i.Format, err = detect(f); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("image %q: %w", path, err)
 		}
 	}
-	if i.InUse, i.InUseForWriting, err = users(path); err != nil {
+	if i.InUse, i.InUseForWriting, err = f.Users(); err != nil {
 		return nil, err
 	}
 	if i.FileSizeBytes, err = f.Size(); err != nil {
 		return nil, fmt.Errorf("size of %q: %w", path, err)
 	}
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		return nil, fmt.Errorf("stat %q: %w", path, err)
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
 	}
-	i.DiskSizeBytes = st.Blocks * 512
+	i.DiskSizeBytes, i.access = st.Blocks*512, accessOf(&st)
 	i.VirtualSizeBytes = i.FileSizeBytes
 	switch i.Format {
 	case Raw:
 		return i, nil
 	case Qcow2:
-		return i, i.readQcow2(f, depth)
+		return i, i.readQcow2(f, rule, depth)
 	}
 	return nil, fmt.Errorf("format %q of %q is not known; there are raw and qcow2", i.Format, path)
 }
 
-func (i *Info) readQcow2(f *blockfile.HostFile, depth int) error {
+func (i *Info) readQcow2(f *blockfile.HostFile, rule blockfile.BackingRule, depth int) error {
 	h, err := qcow2.ReadHeader(f)
 	if err != nil {
 		return fmt.Errorf("image %q: %w", i.Path, err)
@@ -136,7 +147,10 @@ func (i *Info) readQcow2(f *blockfile.HostFile, depth int) error {
 	default:
 		var path string
 		if path, err = blockfile.BackingPath(h.Backing, i.Path); err == nil {
-			i.Backing, err = inspect(path, h.BackingFormat, "header", depth-1)
+			var open blockfile.Opener
+			if path, open, err = rule(i.Path, path); err == nil {
+				i.Backing, err = inspect(path, h.BackingFormat, "header", rule, open, depth-1)
+			}
 		}
 	}
 	if err != nil {

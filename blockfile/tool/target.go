@@ -23,9 +23,10 @@ type target struct {
 }
 
 // newTarget begins a new image beside path. With force it may replace an image,
-// but not one that is in use.
-func newTarget(path string, force bool) (*target, error) {
-	if err := mayReplace(path, force); err != nil {
+// but not one that is in use. sources are the files whose contents it gets.
+func newTarget(path string, force bool, sources []access) (*target, error) {
+	replaced, err := mayReplace(path, force)
+	if err != nil {
 		return nil, err
 	}
 	temp := filepath.Join(filepath.Dir(path), fmt.Sprintf(".%s.godwit-%x", filepath.Base(path), rand.Uint64()))
@@ -33,26 +34,37 @@ func newTarget(path string, force bool) (*target, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create %q: %w", path, err)
 	}
-	return &target{HostFile: f, path: path, temp: temp, force: force}, nil
+	t := &target{HostFile: f, path: path, temp: temp, force: force}
+	if err := permit(f, replaced, sources); err != nil {
+		return nil, errors.Join(fmt.Errorf("create %q: %w", path, err), t.drop())
+	}
+	return t, nil
 }
 
-func mayReplace(path string, force bool) error {
-	st, err := os.Lstat(path)
+// mayReplace judges what is at path, and gives whose it is; nil for nothing.
+func mayReplace(path string, force bool) (*access, error) {
+	var st unix.Stat_t
+	err := unix.Lstat(path, &st)
 	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return nil
+	case errors.Is(err, unix.ENOENT):
+		return nil, nil
 	case err != nil:
-		return err
+		return nil, fmt.Errorf("create %q: %w", path, err)
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return nil, fmt.Errorf("create %q: %w and is no regular file; only those are replaced", path, ErrExists)
 	case !force:
-		return fmt.Errorf("create %q: %w; pass --force to replace it", path, ErrExists)
-	case !st.Mode().IsRegular():
-		return fmt.Errorf("create %q: it is there and no regular file; only those are replaced", path)
+		return nil, fmt.Errorf("create %q: %w; pass --force to replace it", path, ErrExists)
 	}
-	used, _, err := users(path)
-	if err == nil && used {
+	old, err := look(path)
+	if err != nil {
+		return nil, err
+	}
+	used, _, err := old.Users()
+	if err = errors.Join(err, old.Close()); err == nil && used {
 		err = fmt.Errorf("replace %q: %w; stop the machine that uses it", path, blockfile.ErrLocked)
 	}
-	return err
+	a := accessOf(&st)
+	return &a, err
 }
 
 // finish makes the image stable and gives it its name.
@@ -67,7 +79,7 @@ func (t *target) commit() error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	if err := mayReplace(t.path, t.force); err != nil {
+	if _, err := mayReplace(t.path, t.force); err != nil {
 		return err
 	}
 	if err := t.rename(); err != nil {

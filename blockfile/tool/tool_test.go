@@ -52,7 +52,7 @@ func rawImage(t *testing.T, content []byte) string {
 }
 
 func contents(t *testing.T, path, format string) []byte {
-	d, err := openDisk(path, format)
+	d, err := openDisk(path, format, blockfile.AnyBacking)
 	require.NoError(t, err)
 	defer d.Close()
 	b := make([]byte, d.Size())
@@ -107,7 +107,7 @@ func TestConvert(t *testing.T) {
 				require.Equal(t, "clean", c.Status, "%s: %v", name, c.Findings)
 				require.Equal(t, compress, c.CompressedClusters > 0)
 			} else {
-				i, err := Inspect(n.Path, "")
+				i, err := Inspect(n.Path, "", nil)
 				require.NoError(t, err)
 				require.Less(t, i.DiskSizeBytes, i.FileSizeBytes, "holes stay holes")
 			}
@@ -175,14 +175,14 @@ func TestNothingIsReplacedUnasked(t *testing.T) {
 	require.ErrorIs(t, Create(n), blockfile.ErrLocked, "even for reading")
 	require.NoError(t, user.Close())
 	require.NoError(t, Create(n))
-	i, err := Inspect(path, "")
+	i, err := Inspect(path, "", nil)
 	require.NoError(t, err)
 	require.Equal(t, Qcow2, i.Format)
 	n.Path = t.TempDir()
 	require.ErrorContains(t, Create(n), "no regular file")
 	// Somebody makes the file while we write ours.
 	n.Path, n.Force = filepath.Join(t.TempDir(), "late.img"), false
-	target, err := newTarget(n.Path, false)
+	target, err := newTarget(n.Path, false, nil)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(n.Path, []byte("theirs"), 0o600))
 	require.ErrorIs(t, target.finish(), ErrExists)
@@ -277,7 +277,7 @@ func TestLongestChain(t *testing.T) {
 		f, err := blockfile.Open(at(images-1), blockfile.Options{Format: blockfile.FormatQcow2})
 		require.NoError(t, err)
 		require.NoError(t, f.Close())
-		info, err := Inspect(at(images-1), "")
+		info, err := Inspect(at(images-1), "", nil)
 		require.NoError(t, err)
 		n := 0
 		for ; info != nil; info = info.Backing {
@@ -293,7 +293,7 @@ func TestLongestChain(t *testing.T) {
 		require.NoError(t, h.Close())
 		_, err = blockfile.Open(at(images), blockfile.Options{Format: blockfile.FormatQcow2})
 		require.ErrorContains(t, err, "more than 32")
-		info, err = Inspect(at(images), "")
+		info, err = Inspect(at(images), "", nil)
 		require.NoError(t, err)
 		for info.Backing != nil {
 			info = info.Backing
@@ -327,7 +327,7 @@ func TestInspect(t *testing.T) {
 	require.NoError(t, Create(NewImage{Path: over, Format: Qcow2, Size: -1, Backing: "disk.img", BackingFormat: Raw, Version: 2}))
 	user, err := blockfile.Open(over, blockfile.Options{Format: blockfile.FormatQcow2})
 	require.NoError(t, err)
-	i, err := Inspect(over, "")
+	i, err := Inspect(over, "", blockfile.AnyBacking)
 	require.NoError(t, err)
 	require.True(t, i.InUse && i.InUseForWriting)
 	require.Equal(t, "magic", i.FormatFrom)
@@ -339,21 +339,21 @@ func TestInspect(t *testing.T) {
 	_, err = Check(context.Background(), over, RepairNothing, 1)
 	require.ErrorIs(t, err, blockfile.ErrLocked)
 	require.NoError(t, user.Close())
-	i, err = Inspect(over, Raw)
+	i, err = Inspect(over, Raw, nil)
 	require.NoError(t, err)
 	require.Nil(t, i.Qcow2Info)
 	require.Equal(t, i.FileSizeBytes, i.VirtualSizeBytes)
 
 	require.NoError(t, os.Remove(base))
-	i, err = Inspect(over, "")
+	i, err = Inspect(over, "", blockfile.AnyBacking)
 	require.NoError(t, err)
 	require.Contains(t, i.BackingError, "no such file")
 	circle := filepath.Join(dir, "disk.img")
 	require.NoError(t, os.Rename(over, circle))
-	i, err = Inspect(circle, Raw)
+	i, err = Inspect(circle, Raw, nil)
 	require.NoError(t, err)
 	require.Empty(t, i.BackingError, "raw has no chain")
-	_, err = Inspect(dir, "")
+	_, err = Inspect(dir, "", nil)
 	require.Error(t, err)
 }
 

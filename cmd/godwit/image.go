@@ -50,6 +50,7 @@ type imageFlags struct {
 	compression string
 	backing     string
 	backFormat  formatValue
+	behind      backingFlags
 }
 
 func (i *imageFlags) add(cmd *cobra.Command) {
@@ -62,12 +63,17 @@ func (i *imageFlags) add(cmd *cobra.Command) {
 	f.StringVar(&i.compression, "compression", "", "qcow2: `KIND` of compression, zlib or zstd, as in --compression zstd (default zlib)")
 	f.StringVar(&i.backing, "backing", "", "qcow2: `FILE` that shows where the image has nothing, as in --backing base.img; a relative name is stored so and starts at the image's folder")
 	f.Var(&i.backFormat, "backing-format", "qcow2: format of the backing file, which is never guessed, as in --backing-format raw")
+	i.behind.add(f)
 }
 
 // image gives what the flags say; formats and sizes are judged by tool.
 func (i *imageFlags) image(path, format string) (tool.NewImage, error) {
 	n := tool.NewImage{Path: path, Format: format, Force: i.force, Size: -1, RefcountBits: i.refBits,
 		Backing: i.backing, BackingFormat: string(i.backFormat)}
+	var err error
+	if n.Rule, err = i.behind.rule(); err != nil {
+		return n, err
+	}
 	switch i.compat {
 	case "":
 	case "v2", "0.10":
@@ -141,10 +147,11 @@ is not replaced without --force. The image appears under its name when it is com
 			if err := tool.Create(n); err != nil {
 				return err
 			}
+			flags.sayFarBacking(n)
 			if !asJSON {
 				return nil
 			}
-			info, err := tool.Inspect(n.Path, n.Format)
+			info, err := tool.Inspect(n.Path, n.Format, n.Rule)
 			if err != nil {
 				return err
 			}
@@ -173,6 +180,7 @@ func parseDiskSize(s string) (int64, error) {
 
 func newImageInfo() *cobra.Command {
 	var format formatValue
+	var behind backingFlags
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "info FILE",
@@ -184,7 +192,11 @@ what is shown of an image of unknown origin is what it claims to be. A machine n
 		Example: "  godwit image info disk.qcow2\n  godwit image info disk.img --format raw --json",
 		Args:    cobra.ExactArgs(1),
 		RunE: action(func(_ *cobra.Command, args []string) error {
-			info, err := tool.Inspect(args[0], string(format))
+			rule, err := behind.rule()
+			if err != nil {
+				return err
+			}
+			info, err := tool.Inspect(args[0], string(format), rule)
 			if err != nil {
 				return err
 			}
@@ -197,6 +209,7 @@ what is shown of an image of unknown origin is what it claims to be. A machine n
 	}
 	f := cmd.Flags()
 	f.Var(&format, "format", "raw or qcow2, whatever the first bytes say, as in --format raw")
+	behind.add(f)
 	f.BoolVar(&asJSON, "json", false, "print one JSON object, as in info --json")
 	f.SortFlags = false
 	return cmd

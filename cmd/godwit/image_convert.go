@@ -46,9 +46,12 @@ without --force; the target appears under its name when it is complete and on st
 			ctx, stop := untilSignal()
 			defer stop()
 			show := newCopyProgress()
-			done, err := tool.Convert(ctx, tool.Conversion{Source: args[0], SourceFormat: string(from), Target: n,
+			done, err := tool.Convert(ctx, tool.Conversion{Source: args[0], SourceFormat: string(from), Rule: n.Rule, Target: n,
 				Compress: compress, Workers: workers, Progress: show.show})
 			show.clear()
+			if err == nil {
+				flags.sayFarBacking(n)
+			}
 			switch {
 			case err != nil:
 				return interrupted(err, ctx.Err())

@@ -30,7 +30,7 @@ With --name NAME and no --api-sock, the API socket is godwit/NAME.sock below $XD
 			if err != nil {
 				return err
 			}
-			return runMachine(cfg, hf, mf.name)
+			return runMachine(cfg, hf, mf.name, mf.allow)
 		}),
 	}
 	mf.add(cmd.Flags())
@@ -39,7 +39,7 @@ With --name NAME and no --api-sock, the API socket is godwit/NAME.sock below $XD
 	return cmd
 }
 
-func runMachine(cfg vmm.Config, hf hostFlags, named string) error {
+func runMachine(cfg vmm.Config, hf hostFlags, named string, allow []string) error {
 	ctx, stop := untilSignal()
 	defer stop()
 	fitProcs(max(cfg.Machine.VCPUCount, 1))
@@ -53,12 +53,15 @@ func runMachine(cfg vmm.Config, hf hostFlags, named string) error {
 	defer func() { h.warn(overlays.Close()) }()
 	build := func() (*vmm.Machine, error) {
 		o := h.options()
-		o.Overlays = &overlays
+		o.Overlays, o.AllowPaths = &overlays, allow
 		return vmm.New(cfg, o)
 	}
 	m, err := build()
 	if err != nil {
 		return err
 	}
+	// An image is after a reset what it was at first, whatever the guest has
+	// written to its beginning meanwhile.
+	cfg.Drives = m.Config().Drives
 	return h.run(ctx, m, build)
 }

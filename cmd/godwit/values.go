@@ -89,7 +89,7 @@ func (v *drivesValue) Set(s string) error {
 func (v *drivesValue) Type() string   { return "path=FILE[,..]" }
 func (v *drivesValue) String() string { return "" }
 
-// parseDrive reads path=F[,id=S][,format=raw|qcow2][,readonly][,snapshot][,cache=..]. What a
+// parseDrive reads path=F[,id=S][,format=raw|qcow2][,readonly][,snapshot][,cache=..][,backing=any]. What a
 // value may be is vmm's to say.
 func parseDrive(s string) (vmm.Drive, error) {
 	pairs, err := units.ParsePairs(s)
@@ -118,8 +118,11 @@ func parseDrive(s string) (vmm.Drive, error) {
 		case p.Key == "cache":
 			d.Cache = p.Value
 			continue
+		case p.Key == "backing":
+			d.Backing = p.Value
+			continue
 		}
-		return vmm.Drive{}, fmt.Errorf("disk %.200q: %w: %q; write path=FILE[,id=NAME][,format=raw|qcow2][,readonly][,snapshot][,cache=none|writeback|writethrough]",
+		return vmm.Drive{}, fmt.Errorf("disk %.200q: %w: %q; write path=FILE[,id=NAME][,format=raw|qcow2][,readonly][,snapshot][,cache=none|writeback|writethrough][,backing=any]",
 			s, units.ErrSyntax, p.Key)
 	}
 	if d.PathOnHost == "" {

@@ -58,7 +58,7 @@ func writeUntilKilled(args string) error {
 	if _, err := fmt.Sscan(args, &path, &seed, &next); err != nil {
 		return err
 	}
-	disk, err := blockfile.Open(path, blockfile.Options{Format: blockfile.FormatQcow2})
+	disk, err := blockfile.Open(path, blockfile.Options{Backing: blockfile.AnyBacking, Format: blockfile.FormatQcow2})
 	if err != nil {
 		return err
 	}

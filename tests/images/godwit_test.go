@@ -110,7 +110,7 @@ func openImage(t *testing.T, path, format string, readOnly bool) blockfile.File 
 	t.Helper()
 	f, err := blockfile.ParseFormat(format)
 	require.NoError(t, err)
-	disk, err := blockfile.Open(path, blockfile.Options{Format: f, ReadOnly: readOnly})
+	disk, err := blockfile.Open(path, blockfile.Options{Backing: blockfile.AnyBacking, Format: f, ReadOnly: readOnly})
 	require.NoError(t, err)
 	return disk
 }

@@ -1,0 +1,46 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/spf13/pflag"
+
+	"godwit/blockfile"
+	"godwit/blockfile/tool"
+)
+
+// backingFlags say which backing files the images of `godwit image` may name.
+type backingFlags struct {
+	allow []string
+	any   bool
+}
+
+func (b *backingFlags) add(f *pflag.FlagSet) {
+	f.StringArrayVar(&b.allow, "allow-path", nil, "open backing files below this `FOLDER`, too, and not only in the folder of the image that names them; may be repeated, as in --allow-path /srv/bases")
+	f.BoolVar(&b.any, "any-backing", false, "open any backing file that the images name, for images whose maker you trust, as in --any-backing")
+}
+
+func (b *backingFlags) rule() (blockfile.BackingRule, error) {
+	switch {
+	case b.any && len(b.allow) > 0:
+		return nil, usage("both --any-backing, which allows every folder, and --allow-path; give one")
+	case b.any:
+		return blockfile.AnyBacking, nil
+	}
+	return blockfile.BackingBelow(b.allow), nil
+}
+
+// sayFarBacking warns of a new image that a machine will not open as it is.
+func (i *imageFlags) sayFarBacking(n tool.NewImage) {
+	if n.Backing == "" {
+		return
+	}
+	path, err := blockfile.BackingPath(n.Backing, n.Path)
+	if err == nil {
+		_, _, err = blockfile.BackingBelow(nil)(n.Path, path)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "godwit: note: %s\n", oneLine(err.Error()))
+	}
+}
