@@ -326,10 +326,13 @@ func (g *guest) fresh() *console.Device {
 func TestState(t *testing.T) {
 	g := boot(t, 0, "", channel)
 	g.handshake()
-	g.connect(1, g.listen(1))
+	c := g.connect(1, g.listen(1))
 	require.NoError(t, g.dev.Resize(0, 80, 25))
 	g.hear()
 	require.NoError(t, g.tr.Pause())
+	_, err := io.WriteString(c, "of a client that has left")
+	require.NoError(t, err)
+	require.NoError(t, c.Close())
 	statetest.Golden(t, g.dev, func() state.Saver { return g.fresh() })
 
 	other := boot(t, 0, channel)
@@ -340,9 +343,11 @@ func TestState(t *testing.T) {
 
 // FuzzRestore feeds a destination the state of a hostile source.
 func FuzzRestore(f *testing.F) {
-	golden, err := os.ReadFile("testdata/virtio-console-v1.state")
-	require.NoError(f, err)
-	f.Add(golden)
+	for _, v := range []string{"v1", "v2"} {
+		golden, err := os.ReadFile("testdata/virtio-console-" + v + ".state")
+		require.NoError(f, err)
+		f.Add(golden)
+	}
 	mem := drivertest.Memory(f, 1<<20)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		dev, err := console.New(console.Config{Ports: []console.Port{{}, {Name: channel}}})

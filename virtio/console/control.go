@@ -58,6 +58,9 @@ func (p *port) message(b []byte) (msg []byte, done func(*guestSide)) {
 		msg = binary.LittleEndian.AppendUint16(put(resize, 0), p.cols)
 		return binary.LittleEndian.AppendUint16(msg, p.rows), func(g *guestSide) { g.resize = false }
 	case g.told && (g.bounce || !p.hostOpen):
+		if g.open && p.host.left.size.Load() > 0 {
+			return nil, nil // the end of a client comes after what it has sent
+		}
 		return put(portOpen, 0), func(g *guestSide) { g.told, g.bounce = false, false }
 	case !g.told && p.hostOpen:
 		return put(portOpen, 1), func(g *guestSide) { g.told, g.bounce = true, false }
@@ -161,6 +164,7 @@ func (d *Device) hear(id uint32, event, value uint16) bool {
 		p.guest.open = value == 1
 		rx, _ := queues(p.index)
 		d.kickLocked(rx)
+		d.kickLocked(controlRX) // what waited for its reading need not wait any more
 	default:
 		return false
 	}

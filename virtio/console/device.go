@@ -150,6 +150,9 @@ func (d *Device) Activate(a virtio.Activation) error {
 // Reset implements virtio.Device.
 func (d *Device) Reset() {
 	d.workers.Stop()
+	for _, p := range d.ports {
+		p.host.await(false) // what was in the rings is gone
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.notify, d.kicks, d.multi = nil, nil, false

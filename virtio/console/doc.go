@@ -28,11 +28,17 @@
 //     in the ring; how much of it has left is remembered. Other ports go on.
 //     A console's waits for a second at most while the client takes nothing; then
 //     it is lost, and counted, until the client reads again: see stall.go.
-//   - Output with nobody there is discarded and counted, as on a serial line.
+//   - Output with nobody there is discarded and counted, as on a serial line. Only
+//     a channel's that a move has cut off from its client waits, in the ring, for
+//     the next one.
 //   - Input stays in the socket while the guest has no buffer or has not opened
-//     the port, so the sender waits.
+//     the port, so the sender waits. Of a client that leaves, the next one finds it
+//     moved to a buffer (leftInput), which the guest reads first.
+//   - A client that shuts one direction keeps the other. Its end is when both are
+//     shut, as after a close; the guest hears of it when it has read all.
+//   - Clients are accepted a few at a time, and the port's lock is held for one.
 //
-// So a pause is immediate, nothing is buffered, and the saved state is a few
-// flags per port. What a client has sent and the guest has not taken is in the
-// socket and does not move.
+// So a pause is immediate, and the saved state is a few flags per port and the
+// input of those who have left. What a client that is there has sent and the guest
+// has not taken is in the socket and does not move: that client hears of it.
 package console

@@ -37,6 +37,7 @@ type guest struct {
 	regs  drivertest.Registers
 	rings []*drivertest.Ring
 	bufs  map[int]map[uint16]uint64 // of receive queues, by head
+	paths map[int]string            // where listen last listened, by port
 }
 
 const bufSize = 512
@@ -55,7 +56,7 @@ func (g *guest) transport() {
 // boot starts the driver; refused are features it does not want.
 func boot(t testing.TB, refused uint64, names ...string) *guest {
 	t.Helper()
-	g := &guest{t: t, mem: drivertest.Memory(t, memSize), irq: drivertest.NewInterrupt(), bufs: map[int]map[uint16]uint64{}}
+	g := &guest{t: t, mem: drivertest.Memory(t, memSize), irq: drivertest.NewInterrupt(), bufs: map[int]map[uint16]uint64{}, paths: map[int]string{}}
 	for _, n := range names {
 		g.cfg.Ports = append(g.cfg.Ports, console.Port{Name: n})
 	}
@@ -178,6 +179,7 @@ func (g *guest) listen(port int) string {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	require.NoError(g.t, err)
 	require.NoError(g.t, g.dev.Listen(port, l))
+	g.paths[port] = path
 	return path
 }
 

@@ -18,6 +18,10 @@ var (
 	errEnd    = errors.New("the other side has ended")
 )
 
+// acceptBurst is how many clients are taken before all others of the poller have
+// a turn: clients that come and go in a loop must not keep them.
+const acceptBurst = 4
+
 // host is what stands behind a port: see doc.go. Its descriptors never block,
 // but for a regular file, whose writes take what a disk takes.
 type host struct {
@@ -29,8 +33,15 @@ type host struct {
 	fd       int             // the client's, or -1
 	watch    *hostpoll.Watch // nil for a regular file
 	sink     bool            // there is no input from it
+	quiet    bool            // it has shut its sending side, and may still read
+	deaf     bool            // it has shut its receiving side, and may still send
 	closed   bool
 	stall    stall
+	left     leftInput
+
+	// A channel's output after a move is kept until a client has taken some.
+	awaits    bool
+	reachable bool // clients can connect, or could before the listener was released
 }
 
 func (h *host) init(p *port) { h.port, h.fd = p, -1 }
@@ -69,7 +80,7 @@ func (d *Device) Listen(port int, l *net.UnixListener) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("virtio-console: port %d: %w", port, err), l.Close())
 	}
-	h.listener = l
+	h.listener, h.reachable = l, true
 	h.knock.Arm(hostpoll.In)
 	return nil
 }
@@ -96,36 +107,63 @@ func (h *host) stopListening() error {
 	return err
 }
 
-// accept takes the clients that wait.
+// accept takes some of the clients that wait, and comes back for more.
 func (h *host) accept(raw syscall.RawConn) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.listener == nil {
-		return
-	}
-	for {
-		fd, ok := h.knock.Accept(raw)
-		if !ok {
+	for range acceptBurst {
+		if !h.acceptOne(raw) {
 			return
 		}
-		h.makeRoom()
-		if h.fd >= 0 || h.take(fd, false) != nil {
-			h.port.stats.refused.Add(1)
-			_ = unix.Close(fd) // turned away
-		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.knock != nil {
+		h.knock.Arm(hostpoll.In)
 	}
 }
 
-// makeRoom sends a client away that has hung up, and whose end the guest has not
-// seen because it does not read.
+// acceptOne holds mu for one client only. It reports whether there may be more.
+func (h *host) acceptOne(raw syscall.RawConn) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.listener == nil {
+		return false
+	}
+	fd, ok := h.knock.Accept(raw)
+	if !ok {
+		return false
+	}
+	h.makeRoom()
+	if h.fd >= 0 || h.take(fd, false) != nil {
+		h.port.stats.refused.Add(1)
+		_ = unix.Close(fd) // turned away
+	}
+	return true
+}
+
+// makeRoom lets a client go that has hung up, and whose end the guest has not
+// seen because it does not read. mu is held.
 func (h *host) makeRoom() {
-	if h.fd < 0 {
-		return
+	if h.hungUp() {
+		h.leave()
 	}
-	p := []unix.PollFd{{Fd: int32(h.fd)}}
-	if n, err := unix.Poll(p, 0); err == nil && n == 1 && p[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0 {
-		h.drop()
+}
+
+// hungUp says whether the client neither sends nor takes anything any more. mu is
+// held.
+func (h *host) hungUp() bool {
+	if h.fd < 0 || h.sink {
+		return false
 	}
+	p := [1]unix.PollFd{{Fd: int32(h.fd)}}
+	n, err := unix.Poll(p[:], 0)
+	return err == nil && n == 1 && p[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
+}
+
+// leave is drop for a client that has hung up: what it has sent is the guest's.
+// mu is held.
+func (h *host) leave() {
+	h.port.stats.lostInput.Add(h.left.fill(h.fd))
+	h.drop()
 }
 
 // take makes fd what is behind the port. mu is held.
@@ -156,17 +194,23 @@ func (h *host) drop() {
 		h.watch.Remove()
 	}
 	_ = unix.Close(h.fd) // nothing more is to be said
-	h.fd, h.watch = -1, nil
+	h.fd, h.watch, h.quiet, h.deaf = -1, nil, false, false
 	h.stall.forget()
 	h.port.setHostOpen(false)
 }
 
-// read gives input, or an error where there is none. Once there is, or someone
-// connects, the port's workers are kicked.
-func (h *host) read(v *hostpoll.Vec) (int, error) {
+// read gives input, or an error where there is none: v is of bufs. Once there is,
+// or someone connects, the port's workers are kicked.
+func (h *host) read(v *hostpoll.Vec, bufs [][]byte) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.fd < 0 || h.sink {
+	if n := h.left.take(bufs); n > 0 {
+		if len(h.left.buf) == 0 {
+			h.port.tell() // that those who have left are gone
+		}
+		return n, nil
+	}
+	if h.fd < 0 || h.sink || h.quiet {
 		return 0, errNobody
 	}
 	n, err := v.Read(h.fd)
@@ -176,6 +220,11 @@ func (h *host) read(v *hostpoll.Vec) (int, error) {
 		return 0, err
 	case err == nil && n == 0:
 		err = errEnd
+		if !h.hungUp() {
+			h.quiet = true // it may wait for the answer
+			h.watch.Arm(hostpoll.Gone)
+			return 0, err
+		}
 	case err == nil:
 		return n, nil
 	}
@@ -190,8 +239,8 @@ func (h *host) write(v *hostpoll.Vec, left uint64) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
-	case h.fd < 0:
-		return 0, errNobody
+	case h.fd < 0 || h.deaf:
+		return 0, h.nobody()
 	case h.stall.givenUp:
 		return h.lose(left)
 	}
@@ -206,15 +255,34 @@ func (h *host) write(v *hostpoll.Vec, left uint64) (int, error) {
 		return 0, unix.EAGAIN
 	case err == nil && n > 0:
 		h.stall.end()
+		h.awaits = false
 		return n, nil
 	case err == nil:
 		err = errEnd
 	}
 	h.port.failed(err)
-	if !h.sink {
-		h.drop() // a file may have room again later
+	switch {
+	case h.sink: // a file may have room again later
+		return 0, fmt.Errorf("write: %w", err)
+	case h.hungUp():
+		h.leave()
+	case errors.Is(err, unix.EPIPE):
+		h.deaf = true
+	default:
+		h.drop()
 	}
-	return 0, fmt.Errorf("write: %w", err)
+	return 0, h.nobody()
+}
+
+// nobody is what becomes of output that nobody is there to take. A channel's after
+// a move waits: its client could not come along, and the guest had no news of that
+// when it wrote. The ring bounds it, and the guest's driver sleeps meanwhile. mu is
+// held.
+func (h *host) nobody() error {
+	if h.awaits && h.reachable && h.port.queues() {
+		return unix.EAGAIN // take kicks
+	}
+	return errNobody
 }
 
 func (h *host) connected() bool {
@@ -229,6 +297,23 @@ func (h *host) close() {
 	h.drop()
 	_ = h.stopListening() // its path may be gone already
 	h.closed = true
+}
+
+// queues says whether the guest's driver knows the port for a channel, and sleeps
+// while its output waits. One without MULTIPORT spins.
+func (p *port) queues() bool {
+	p.dev.mu.Lock()
+	defer p.dev.mu.Unlock()
+	return p.name != "" && p.dev.multi
+}
+
+// tell makes the worker of the control queue look for news.
+func (p *port) tell() {
+	p.dev.mu.Lock()
+	defer p.dev.mu.Unlock()
+	if p.dev.multi {
+		p.dev.kickLocked(controlRX)
+	}
 }
 
 // setHostOpen tells guest and workers that somebody came or went.

@@ -54,7 +54,7 @@ func (p *port) receive(l *virtio.Line) error {
 			p.dev.guestErrors.Add(1)
 			return true, l.Push(c, 0)
 		}
-		n, err := p.host.read(&p.rv)
+		n, err := p.host.read(&p.rv, c.Writable())
 		if err != nil || n == 0 {
 			l.Queue.PutBack(c)
 			return false, nil // what ends the wait kicks

@@ -53,10 +53,17 @@ func (h *host) late() bool {
 }
 
 // polled ends a stall when the client has made room, or is gone. Where nobody
-// tries to write, nobody else asks again.
+// tries to write, nobody else asks again. A client that had shut its sending side
+// is not read any more, so this is where its end is seen.
 func (h *host) polled(events uint32) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.quiet && h.hungUp() {
+		h.drop()
+	}
+	if h.quiet {
+		h.watch.Arm(hostpoll.Gone)
+	}
 	switch {
 	case events&(hostpoll.Out|hostpoll.Gone) != 0:
 		h.stall.end()

@@ -17,6 +17,8 @@ type Stats struct {
 	DiscardedBytes uint64 `json:"discarded_bytes"`
 	// LostBytes are output of a console whose client did not read for too long.
 	LostBytes uint64 `json:"lost_bytes"`
+	// LostInputBytes are input of clients that had left, beyond what is kept.
+	LostInputBytes uint64 `json:"lost_input_bytes"`
 	// Waits is how often output waited for a slow reader.
 	Waits uint64 `json:"waits"`
 	// Connects are clients that were taken, Refused those turned away because
@@ -29,7 +31,7 @@ type Stats struct {
 }
 
 type counters struct {
-	bytesToGuest, bytesToHost, discarded, lost, waits, connects, refused, hostErrors atomic.Uint64
+	bytesToGuest, bytesToHost, discarded, lost, lostInput, waits, connects, refused, hostErrors atomic.Uint64
 
 	mu      sync.Mutex
 	lastErr error
@@ -61,7 +63,7 @@ func (d *Device) GuestErrors() uint64 { return d.guestErrors.Load() }
 func (c *counters) read() Stats {
 	s := Stats{
 		BytesToGuest: c.bytesToGuest.Load(), BytesToHost: c.bytesToHost.Load(), DiscardedBytes: c.discarded.Load(), LostBytes: c.lost.Load(),
-		Waits: c.waits.Load(), Connects: c.connects.Load(), Refused: c.refused.Load(), HostErrors: c.hostErrors.Load(),
+		LostInputBytes: c.lostInput.Load(), Waits: c.waits.Load(), Connects: c.connects.Load(), Refused: c.refused.Load(), HostErrors: c.hostErrors.Load(),
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
