@@ -10,6 +10,7 @@ import (
 // geometry is what the host says of an image. Units are bytes.
 type geometry struct {
 	size   int64
+	part   bool // the last sector of a raw image is not all in the file
 	block  int  // smallest write without a read first
 	device bool // a block device, not a regular file
 
@@ -43,13 +44,20 @@ func readGeometry(fd int, direct bool) (geometry, error) {
 	return g, nil
 }
 
+// wholeSectors makes a raw image's last sector a whole one: what is missing of it
+// reads as zeroes, and is there once it is written.
+func (g *geometry) wholeSectors() {
+	g.part = g.size%SectorSize != 0
+	g.size = (g.size + SectorSize - 1) &^ (SectorSize - 1)
+}
+
 // judgeRaw refuses a file that is no disk as it stands.
-func (g *geometry) judgeRaw() error {
+func (g *geometry) judgeRaw(direct bool) error {
 	switch {
 	case g.size == 0:
 		return fmt.Errorf("empty; create it with the size of the disk, for example by truncate -s 1G")
-	case g.size%SectorSize != 0:
-		return fmt.Errorf("%d bytes are not a multiple of %d; extend it by truncate -s %d",
+	case g.size%SectorSize != 0 && direct:
+		return fmt.Errorf("%d bytes are not a multiple of %d, which O_DIRECT needs; use cache=writeback, or extend it by truncate -s %d",
 			g.size, SectorSize, (g.size+SectorSize-1)/SectorSize*SectorSize)
 	case g.size%int64(g.offAlign) != 0:
 		// Rounding a write up to a block must not make the image longer.

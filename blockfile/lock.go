@@ -34,6 +34,9 @@ func (r *raw) takeLock() error {
 		return fmt.Errorf("take the lock: %w", err)
 	}
 	now, err := readGeometry(r.fd, r.cache == CacheNone)
+	if !r.holds {
+		now.wholeSectors()
+	}
 	if err == nil && now.size != r.geo.size && !r.holds {
 		err = fmt.Errorf("it had %d bytes when it was opened and has %d now", r.geo.size, now.size)
 	}

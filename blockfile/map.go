@@ -37,8 +37,8 @@ func (r *raw) NextData(off int64) (start, end int64, err error) {
 	case err != nil:
 		return off, size, nil
 	}
-	if end, err = unix.Seek(r.fd, start, unix.SEEK_HOLE); err != nil {
-		end = size
+	if end, err = unix.Seek(r.fd, start, unix.SEEK_HOLE); err != nil || end%SectorSize != 0 {
+		end = size // the end of the file, where that is within a sector
 	}
 	return min(start, size), min(end, size), nil
 }

@@ -43,7 +43,7 @@ func openQcow(path string, o Options, c chain) (_ *qcow, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if h.Size == 0 {
+	if h.DiskSize() == 0 {
 		return nil, fmt.Errorf("a disk of no bytes; create it with a size")
 	}
 	if c, err = c.withTables(h); err != nil {

@@ -75,9 +75,10 @@ func (r *raw) setup(o Options) error {
 		return err
 	}
 	if !r.holds {
-		if err := r.geo.judgeRaw(); err != nil {
+		if err := r.geo.judgeRaw(o.Cache == CacheNone); err != nil {
 			return err
 		}
+		r.geo.wholeSectors()
 	}
 	if o.NoLock {
 		return nil
@@ -142,9 +143,12 @@ func (r *raw) Preadv(bufs [][]byte, off int64) (int, error) {
 		return 0, nil
 	}
 	var err error
-	if r.cache == CacheNone && !r.aligned(bufs, off) {
+	switch {
+	case r.cache == CacheNone && !r.aligned(bufs, off):
 		err = r.readBounced(bufs, off, n)
-	} else {
+	case r.geo.part && off+n == r.geo.size:
+		err = r.readToEnd(bufs, off)
+	default:
 		err = transfer(unix.SYS_PREADV, r.fd, bufs, off)
 	}
 	if err != nil {

@@ -1,6 +1,7 @@
 package blockfile
 
 import (
+	"bytes"
 	"io"
 	"os"
 	"path/filepath"
@@ -31,7 +32,7 @@ func TestOpenRefuses(t *testing.T) {
 		{"fifo", fifo, Options{ReadOnly: true}, "neither a regular file nor a block device"},
 		{"character device", "/dev/null", Options{}, "neither a regular file nor a block device"},
 		{"empty", file("empty", 0), Options{}, "empty; create it"},
-		{"odd", file("odd", 1000), Options{}, "truncate -s 1024"},
+		{"odd", file("odd", 1000), Options{Cache: CacheNone}, "truncate -s 1024"},
 		{"format", file("format", 512), Options{Format: 9}, "not supported"},
 		{"cache", file("cache", 512), Options{Cache: 9}, "not a cache mode"},
 	} {
@@ -41,6 +42,42 @@ func TestOpenRefuses(t *testing.T) {
 			require.ErrorContains(t, err, `open disk "`+c.path+`"`)
 		})
 	}
+}
+
+// TestPartOfASector: a raw image whose size is no multiple of a sector has a whole
+// last one, which the file gets when it is written.
+func TestPartOfASector(t *testing.T) {
+	content := random(1, 1000)
+	path := image(t, content)
+	whole := append(bytes.Clone(content), make([]byte, 24)...)
+	read := func(f File) []byte {
+		b := make([]byte, 1024)
+		_, err := f.Preadv([][]byte{b[:512], b[512:]}, 0)
+		require.NoError(t, err)
+		return b
+	}
+	for _, o := range []Options{{ReadOnly: true}, {}} {
+		f, err := Open(path, o)
+		require.NoError(t, err)
+		require.EqualValues(t, 1024, f.Size())
+		require.Equal(t, whole, read(f))
+		start, end, err := f.(Mapper).NextData(0)
+		require.NoError(t, err)
+		require.Equal(t, []int64{0, 1024}, []int64{start, end})
+		require.NoError(t, f.Close())
+	}
+	f, err := Open(path, Options{})
+	require.NoError(t, err)
+	copy(whole[512:], random(2, 512))
+	_, err = f.Pwritev([][]byte{whole[512:]}, 512)
+	require.NoError(t, err)
+	require.Equal(t, whole, read(f))
+	require.NoError(t, f.Unlock())
+	require.NoError(t, f.Lock(), "it is as large as it was")
+	require.NoError(t, f.Close())
+	st, err := os.Stat(path)
+	require.NoError(t, err)
+	require.EqualValues(t, 1024, st.Size())
 }
 
 // TestHandOver is the migration of a lock, step by step.

@@ -81,8 +81,8 @@ func loadBzImage(mem *guestmem.Memory, low uint64, cfg Config) (Entry, error) {
 	// the same (LOAD_PHYSICAL_ADDR), so that is where it must fit.
 	load := le.Uint64(head[hdrPrefAddress:])
 	if load < highMemory || load >= low || need > low-load {
-		return Entry{}, fmt.Errorf("load kernel %q: %w: it needs %d MiB from address %d MiB, the guest has %d MiB there; raise --memory",
-			img.Name, ErrMemory, (need+1<<20-1)>>20, load>>20, low>>20)
+		return Entry{}, fmt.Errorf("load kernel %q: %w: it needs %d MiB from address %d MiB, the guest has %d MiB there; %s",
+			img.Name, ErrMemory, (need+1<<20-1)>>20, load>>20, low>>20, moreMemory(load, need))
 	}
 	if err := copyIn(mem, load, img, setup, body); err != nil {
 		return Entry{}, err

@@ -41,8 +41,8 @@ func loadELF(mem *guestmem.Memory, low uint64, cfg Config) (Entry, error) {
 			return fail("segment %d lies outside the file of %d bytes; is the file whole?", i, img.Size)
 		}
 		if p.Paddr < highMemory || p.Paddr >= low || p.Memsz > low-p.Paddr {
-			return Entry{}, fmt.Errorf("load kernel %q: %w: segment %d needs addresses %#x to %#x, the guest has RAM for kernels from %#x to %#x; raise --memory",
-				img.Name, ErrMemory, i, p.Paddr, p.Paddr+p.Memsz, highMemory, low)
+			return Entry{}, fmt.Errorf("load kernel %q: %w: segment %d needs addresses %#x to %#x, the guest has RAM for kernels from %#x to %#x; %s",
+				img.Name, ErrMemory, i, p.Paddr, p.Paddr+p.Memsz, highMemory, low, moreMemory(p.Paddr, p.Memsz))
 		}
 		// What lies past Filesz is zero already: the machine is fresh.
 		if err := copyIn(mem, p.Paddr, img, int64(p.Off), int64(p.Filesz)); err != nil {

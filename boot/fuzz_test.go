@@ -70,8 +70,9 @@ func TestBadELF(t *testing.T) {
 		"no note":       {pvhELF([]byte("code"), 0x100000, 17, 0x100000), ErrKernel, "CONFIG_PVH"},
 		"entry outside": {pvhELF([]byte("code"), 0x100000, 18, 0x900000), ErrKernel, "entry point"},
 		"low segment":   {pvhELF([]byte("code"), 0x9000, 18, 0x9000), ErrMemory, "RAM for kernels"},
-		"high segment":  {pvhELF([]byte("code"), 1<<40, 18, 1<<40), ErrMemory, "raise --memory"},
-		"wrap-around":   {pvhELF([]byte("code"), 1<<64-50, 18, 1<<40), ErrMemory, "raise --memory"},
+		"high segment":  {pvhELF([]byte("code"), 1<<40, 18, 1<<40), ErrMemory, "no amount of memory"},
+		"large segment": {pvhELF([]byte("code"), 1<<30, 18, 1<<30), ErrMemory, "raise --memory"},
+		"wrap-around":   {pvhELF([]byte("code"), 1<<64-50, 18, 1<<40), ErrMemory, "no amount of memory"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Load(newMem(t, 64), Config{Kernel: image("k", tc.file), CPUs: 1})

@@ -92,6 +92,15 @@ func writeCmdline(mem *guestmem.Memory, s string, limit int) error {
 	return mem.WriteAt(append([]byte(s), 0), cmdlineAddr)
 }
 
+// moreMemory says what helps a kernel or an initrd that needs n bytes from start
+// on: more memory, if a guest can have any there below the hole for devices.
+func moreMemory(start, n uint64) string {
+	if start < highMemory || start >= guestmem.HoleStart || n > guestmem.HoleStart-start {
+		return fmt.Sprintf("no amount of memory helps: a guest has room for it from %#x to %#x at most; use another kernel or initrd", highMemory, uint64(guestmem.HoleStart))
+	}
+	return "raise --memory"
+}
+
 // copyIn reads n bytes of img at off straight into guest memory at gpa.
 func copyIn(mem *guestmem.Memory, gpa uint64, img Image, off, n int64) error {
 	if n == 0 {
@@ -99,7 +108,7 @@ func copyIn(mem *guestmem.Memory, gpa uint64, img Image, off, n int64) error {
 	}
 	dst, err := mem.Writable(gpa, uint64(n))
 	if err != nil {
-		return fmt.Errorf("load %q: %w: %d bytes for address %#x do not fit (%v); raise --memory", img.Name, ErrMemory, n, gpa, err)
+		return fmt.Errorf("load %q: %w: %d bytes for address %#x do not fit (%v); %s", img.Name, ErrMemory, n, gpa, err, moreMemory(gpa, uint64(n)))
 	}
 	if _, err := io.ReadFull(io.NewSectionReader(img, off, n), dst); err != nil {
 		return fmt.Errorf("load %q: %w: read %d bytes at offset %d: %w; is the file whole?", img.Name, ErrKernel, n, off, err)
@@ -116,8 +125,8 @@ func placeInitrd(mem *guestmem.Memory, img Image, floor, limit uint64) (uint64, 
 		return 0, fmt.Errorf("load initrd %q: empty file; leave --initrd out or give one that holds an archive", img.Name)
 	}
 	if size > limit || (limit-size)&^(guestmem.PageSize-1) < floor {
-		return 0, fmt.Errorf("load initrd %q: %w: %d MiB do not fit between the kernel's end %#x and %#x; raise --memory",
-			img.Name, ErrMemory, size>>20, floor, limit)
+		return 0, fmt.Errorf("load initrd %q: %w: %d MiB do not fit between the kernel's end %#x and %#x; %s",
+			img.Name, ErrMemory, size>>20, floor, limit, moreMemory(floor, size))
 	}
 	gpa := (limit - size) &^ (guestmem.PageSize - 1)
 	return gpa, copyIn(mem, gpa, img, 0, img.Size)

@@ -111,8 +111,8 @@ func TestBadKernels(t *testing.T) {
 		"zImage":          {bzImage(4096, func(h []byte) { h[hdrLoadFlags] = 0 }), 64, ErrKernel, "zImage"},
 		"32-bit":          {bzImage(4096, func(h []byte) { le.PutUint16(h[hdrXLoadFlags:], 0) }), 64, ErrKernel, "64-bit entry"},
 		"needs more":      {bzImage(4096, nil), 16, ErrMemory, "raise --memory"},
-		"absurd address":  {bzImage(4096, func(h []byte) { le.PutUint64(h[hdrPrefAddress:], 1<<63) }), 64, ErrMemory, "raise --memory"},
-		"absurd size":     {bzImage(4096, func(h []byte) { le.PutUint32(h[hdrInitSize:], 1<<32-1) }), 64, ErrMemory, "raise --memory"},
+		"absurd address":  {bzImage(4096, func(h []byte) { le.PutUint64(h[hdrPrefAddress:], 1<<63) }), 64, ErrMemory, "no amount of memory"},
+		"absurd size":     {bzImage(4096, func(h []byte) { le.PutUint32(h[hdrInitSize:], 1<<32-1) }), 64, ErrMemory, "no amount of memory"},
 		"tiny guest":      {bzImage(4096, nil), 2, ErrMemory, "at least"},
 		"elf head alone":  {[]byte("\x7fELF\x02\x01\x01"), 64, ErrKernel, "whole"},
 	} {

@@ -106,6 +106,10 @@ func (h *Header) RefcountBits() int { return 1 << h.RefcountOrder }
 // cached: for each entry itself, and where its L2 table is.
 func (h *Header) TableBytes() int64 { return int64(h.L1Entries) * 2 * entrySize }
 
+// DiskSize is the size of the disk in bytes: whole sectors, as QEMU has it of a
+// Size that is no multiple of one.
+func (h *Header) DiskSize() int64 { return int64(h.Size &^ (sector - 1)) }
+
 // L1Needed is the number of L1 entries that a disk of Size bytes needs.
 func (h *Header) L1Needed() uint64 { return l1Needed(h.Size, h.ClusterBits) }
 
@@ -284,7 +288,7 @@ func (h *Header) validate(fileSize int64) error {
 		return nil
 	}
 	switch {
-	case h.Size > 1<<63-1 || h.Size%sector != 0:
+	case h.Size > 1<<63-1:
 		return broken("a disk of %d bytes", h.Size)
 	case uint64(h.L1Entries)*8 > maxL1Bytes:
 		return broken("an L1 table of %d entries", h.L1Entries)

@@ -112,7 +112,10 @@ func Open(h Host, o Options) (*Image, error) {
 	}
 	m := &Image{host: h, o: o}
 	m.changed = sync.NewCond(&m.mu)
-	return m, m.load(!o.ReadOnly)
+	if err := m.load(!o.ReadOnly); err != nil {
+		return m, err
+	}
+	return m, m.checkEnd()
 }
 
 // OpenUntrusted opens an image that somebody else may be changing: it can be
@@ -132,7 +135,10 @@ func OpenUntrusted(h Host, o Options) (*Image, error) {
 func (m *Image) Load() error {
 	m.inflight.Lock()
 	defer m.inflight.Unlock()
-	return m.load(!m.o.ReadOnly)
+	if err := m.load(!m.o.ReadOnly); err != nil {
+		return err
+	}
+	return m.checkEnd()
 }
 
 // Suspend writes everything and forgets the caches, before the image is given
@@ -161,8 +167,8 @@ func (m *Image) load(forWriting bool) error {
 		return err
 	}
 	first := m.h.Load() == nil
-	if !first && m.size != int64(h.Size) {
-		return fmt.Errorf("the disk had %d bytes when it was opened and has %d now", m.size, h.Size)
+	if !first && m.size != h.DiskSize() {
+		return fmt.Errorf("the disk had %d bytes when it was opened and has %d now", m.size, h.DiskSize())
 	}
 	if most := m.o.TableBytes; most > 0 && h.TableBytes() > most {
 		return fmt.Errorf("its L1 table takes %d bytes of memory now, and %d when it was opened first; open it anew", h.TableBytes(), most)
@@ -201,7 +207,7 @@ func (m *Image) load(forWriting bool) error {
 		}
 	}
 	if first {
-		m.size = int64(h.Size)
+		m.size = h.DiskSize()
 	}
 	m.h.Store(h)
 	m.g, m.l1, m.backed = newGeometry(h), l1, h.Backing != "" || m.o.Backing != nil

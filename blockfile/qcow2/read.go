@@ -169,6 +169,9 @@ func (m *Image) Map(off, n int64) (Extent, error) {
 func (m *Image) readExtent(bufs [][]byte, e Extent) error {
 	switch e.Kind {
 	case Normal:
+		if err := m.inFile(e.Host, e.Len); err != nil {
+			return err
+		}
 		return m.host.Preadv(bufs, e.Host)
 	case Compressed:
 		return m.readCompressed(bufs, e.entry, e.Off&(m.g.cluster-1))
@@ -242,6 +245,9 @@ func (m *Image) tryCompressed(bufs [][]byte, entry uint64, in int64) bool {
 // decompress reads a compressed cluster into dst.
 func (m *Image) decompress(dst []byte, entry uint64) error {
 	off, n, err := m.g.compressedPlace(entry)
+	if err == nil {
+		err = m.inFile(off, 1)
+	}
 	if err != nil {
 		return err
 	}

@@ -108,7 +108,9 @@ func (w *walker) writeHeader() error {
 }
 
 // rebuild replaces entries that cannot be right, counts again, and writes a new
-// refcount table with its blocks behind everything else in the file.
+// refcount table with its blocks. Nothing that the image refers to changes
+// before the new table is stable in the file, so a repair that finds no room,
+// on a block device or a full disk, leaves the image as it was.
 func rebuild(found *walker) error {
 	if found.report.hopeless != "" {
 		return fmt.Errorf("%w: %s", ErrUnrepairable, found.report.hopeless)
@@ -123,10 +125,18 @@ func rebuild(found *walker) error {
 				ErrUnrepairable, n, c<<w.h.ClusterBits, w.h.RefcountBits())
 		}
 	}
+	t, err := w.placeRefcounts(found)
+	if err != nil {
+		return err
+	}
 	if w, err = countAfresh(found, true); err != nil {
 		return err
 	}
-	if err := w.writeRefcounts(); err != nil {
+	if err := w.f.Flush(); err != nil {
+		return err
+	}
+	w.h.RefcountOffset, w.h.RefcountClusters = uint64(t.first)<<w.h.ClusterBits, uint32(t.clusters)
+	if err := w.writeHeader(); err != nil {
 		return err
 	}
 	if err := w.flags(true); err != nil {
@@ -143,92 +153,13 @@ func countAfresh(found *walker, fix bool) (*walker, error) {
 		return nil, err
 	}
 	w.afresh, w.fix = true, fix
+	// The file may be longer by what the repair has put behind its end: an entry
+	// that leads there is as wrong as it was.
+	if w.refs, err = newReferences(found.refs.size, w.h.ClusterBits); err != nil {
+		return nil, err
+	}
 	if found.report.badBitmaps {
 		w.h.Autoclear &^= autoclearBitmaps
 	}
 	return w, w.all()
-}
-
-// newTable is a refcount table in the making.
-type newTable struct {
-	first   int64           // cluster of the file where it begins
-	entries int64           // of the table
-	blocks  map[int64]int64 // index in the table to cluster of the file
-	order   []int64
-}
-
-// layOut finds how many clusters table and blocks take, which they count too.
-func (w *walker) layOut() newTable {
-	perBlock := w.h.ClusterSize() * 8 / int64(w.h.RefcountBits())
-	first := int64(len(w.refs.counts))
-	used := map[int64]bool{}
-	var order []int64
-	for c := int64(0); c < first; c++ {
-		if i := c / perBlock; w.refs.count(c) > 0 {
-			order = append(order, i)
-			used[i] = true
-			c = (i+1)*perBlock - 1
-		}
-	}
-	t := newTable{first: first, blocks: map[int64]int64{}}
-	for {
-		size := int64(1)
-		if n := len(order); n > 0 {
-			size = (order[n-1] + 1) * 8
-		}
-		t.entries = (size + w.h.ClusterSize() - 1) >> w.h.ClusterBits // clusters of the table
-		last := (first + t.entries + int64(len(order)) - 1) / perBlock
-		grown := false
-		for i := first / perBlock; i <= last; i++ {
-			if !used[i] {
-				used[i] = true
-				order = append(order, i)
-				grown = true
-			}
-		}
-		if !grown {
-			break
-		}
-	}
-	t.order = order
-	for k, i := range order {
-		t.blocks[i] = first + t.entries + int64(k)
-	}
-	return t
-}
-
-// writeRefcounts writes table and blocks, and then the header that refers to
-// them: the old ones count until that one write.
-func (w *walker) writeRefcounts() error {
-	t := w.layOut()
-	if t.entries<<w.h.ClusterBits > max(maxTableBytes, w.h.ClusterSize()) {
-		return fmt.Errorf("%w: its refcounts would need a table of %d bytes", ErrUnrepairable, t.entries<<w.h.ClusterBits)
-	}
-	perBlock := w.h.ClusterSize() * 8 / int64(w.h.RefcountBits())
-	end := t.first + t.entries + int64(len(t.order))
-	table := make([]byte, t.entries<<w.h.ClusterBits)
-	block := make([]byte, w.h.ClusterSize())
-	for _, i := range t.order {
-		clear(block)
-		for c := i * perBlock; c < min(end, (i+1)*perBlock); c++ {
-			n := uint64(1) // table and blocks themselves
-			if c < t.first {
-				n = w.refs.count(c)
-			}
-			setRefcount(block, w.h.RefcountOrder, uint64(c-i*perBlock), n)
-		}
-		at := uint64(t.blocks[i]) << w.h.ClusterBits
-		binary.BigEndian.PutUint64(table[i*8:], at)
-		if err := writeAt(w.f, block, int64(at)); err != nil {
-			return err
-		}
-	}
-	if err := writeAt(w.f, table, t.first<<w.h.ClusterBits); err != nil {
-		return err
-	}
-	if err := w.f.Flush(); err != nil {
-		return err
-	}
-	w.h.RefcountOffset, w.h.RefcountClusters = uint64(t.first)<<w.h.ClusterBits, uint32(t.entries)
-	return w.writeHeader()
 }

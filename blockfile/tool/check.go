@@ -48,7 +48,10 @@ func Check(ctx context.Context, path string, repair RepairKind, limit int) (*Che
 		before, c.CheckReport, err = qcow2.Repair(ctx, f, repair == RepairAll, limit)
 	}
 	switch {
-	case errors.Is(err, qcow2.ErrMagic) || errors.Is(err, qcow2.ErrUnsupported) && before == nil:
+	case errors.Is(err, qcow2.ErrMagic):
+		if _, foreign := detect(f); foreign != nil {
+			err = foreign
+		}
 		return nil, fmt.Errorf("check %q: %w; only qcow2 images have something to check", path, err)
 	case errors.Is(err, qcow2.ErrUnrepairable):
 		return nil, fmt.Errorf("repair %q, which has %d corruptions and %d leaks: %w", path, before.Corruptions, before.Leaks, err)

@@ -130,7 +130,7 @@ func (i *Info) readQcow2(f *blockfile.HostFile, rule blockfile.BackingRule, dept
 	if err != nil {
 		return fmt.Errorf("image %q: %w", i.Path, err)
 	}
-	i.VirtualSizeBytes = int64(h.Size)
+	i.VirtualSizeBytes = h.DiskSize()
 	i.Qcow2Info = &Qcow2Info{
 		Version: int(h.Version), ClusterSizeBytes: h.ClusterSize(), RefcountBits: h.RefcountBits(), Compression: h.Compression.String(),
 		Dirty: h.Incompatible&qcow2.IncompatDirty != 0, Corrupt: h.Incompatible&qcow2.IncompatCorrupt != 0,

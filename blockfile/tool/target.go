@@ -52,8 +52,6 @@ func mayReplace(path string, force bool) (*access, error) {
 		return nil, fmt.Errorf("create %q: %w", path, err)
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		return nil, fmt.Errorf("create %q: %w and is no regular file; only those are replaced", path, ErrExists)
-	case !force:
-		return nil, fmt.Errorf("create %q: %w; pass --force to replace it", path, ErrExists)
 	}
 	old, err := look(path)
 	if err != nil {
@@ -62,6 +60,9 @@ func mayReplace(path string, force bool) (*access, error) {
 	used, _, err := old.Users()
 	if err = errors.Join(err, old.Close()); err == nil && used {
 		err = fmt.Errorf("replace %q: %w; stop the machine that uses it", path, blockfile.ErrLocked)
+	}
+	if err == nil && !force {
+		err = fmt.Errorf("create %q: %w; pass --force to replace it", path, ErrExists)
 	}
 	a := accessOf(&st)
 	return &a, err

@@ -369,3 +369,41 @@ func TestCheckNeedsAQcow2Image(t *testing.T) {
 	_, err = Check(context.Background(), filepath.Join(t.TempDir(), "absent"), RepairAll, 1)
 	require.True(t, errors.Is(err, os.ErrNotExist))
 }
+
+// TestConvertCutShort: what is missing at the end of a source is not zeroes.
+func TestConvertCutShort(t *testing.T) {
+	n := NewImage{Path: filepath.Join(t.TempDir(), "whole.qcow2"), Format: Qcow2, Size: 8 << 20}
+	require.NoError(t, Create(n))
+	f, err := blockfile.Open(n.Path, blockfile.Options{Format: blockfile.FormatQcow2})
+	require.NoError(t, err)
+	_, err = f.Pwritev([][]byte{bytes.Repeat([]byte("data"), 1<<20)}, 0)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	st, err := os.Stat(n.Path)
+	require.NoError(t, err)
+	require.NoError(t, os.Truncate(n.Path, st.Size()/2))
+	c := Conversion{Source: n.Path, Target: NewImage{Path: filepath.Join(t.TempDir(), "copy.img"), Format: Raw}}
+	_, err = Convert(context.Background(), c)
+	require.ErrorIs(t, err, qcow2.ErrShort)
+	require.ErrorContains(t, err, n.Path)
+	require.ErrorContains(t, err, "cut short")
+	require.NoFileExists(t, c.Target.Path)
+}
+
+// TestCheckSaysWhatItIs: only what is no qcow2 image is said to be none.
+func TestCheckSaysWhatItIs(t *testing.T) {
+	n := NewImage{Path: filepath.Join(t.TempDir(), "a.qcow2"), Format: Qcow2, Size: 1 << 20}
+	require.NoError(t, Create(n))
+	b, err := os.ReadFile(n.Path)
+	require.NoError(t, err)
+	b[79] |= qcow2.IncompatDataFile
+	require.NoError(t, os.WriteFile(n.Path, b, 0o600))
+	_, err = Check(context.Background(), n.Path, RepairNothing, 1)
+	require.ErrorContains(t, err, "external data file")
+	require.NotContains(t, err.Error(), "only qcow2 images")
+	copy(b, "KDMV")
+	require.NoError(t, os.WriteFile(n.Path, b, 0o600))
+	_, err = Check(context.Background(), n.Path, RepairNothing, 1)
+	require.ErrorContains(t, err, "a vmdk image")
+	require.ErrorContains(t, Create(NewImage{Path: t.TempDir(), Format: Raw, Size: 512}), "only those are replaced", "--force would not help")
+}
