@@ -163,12 +163,20 @@ func (m *Image) writableTable(i uint64) (*table, error) {
 		return nil, err
 	}
 	if t != nil && m.l1[i]&flagCopied != 0 {
-		return t, nil
+		return t, m.holdTable(t)
+	}
+	if err := m.holdL1(i); err != nil {
+		return nil, err
 	}
 	off, _, _, err := m.allocate(1)
 	if err != nil {
 		return nil, err
 	}
+	if err := m.holdNew(off); err != nil {
+		m.unallocate(off>>m.g.bits, 1)
+		return nil, fmt.Errorf("%w for an L2 table: %w", errRoom, err)
+	}
+	m.room.l2.add(i)
 	fresh := &table{index: i, off: off}
 	if t == nil {
 		if err := m.makeRoom(); err != nil {

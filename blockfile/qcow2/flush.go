@@ -199,6 +199,10 @@ func (m *Image) countOff(r run) (first error) {
 			punch()
 		}
 		switch {
+		case errors.Is(err, errRoom):
+			// The disk is whole, and this can wait until there is room.
+			m.stuck = append(m.stuck, run{c, end - c})
+			return first
 		case err != nil:
 			first = cmp.Or(first, err)
 			if !errors.Is(err, ErrCorrupt) {

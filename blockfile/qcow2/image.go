@@ -52,7 +52,7 @@ type Options struct {
 //	                                                   (mu)                       (mu)
 //
 // Nothing that changes the meaning of the file is written before Flush, but
-// clusters that nothing refers to yet.
+// clusters that nothing refers to yet. What Flush will write has room: see room.
 type Image struct {
 	host Host
 	o    Options
@@ -87,6 +87,7 @@ type Image struct {
 	l2      cache[*table]
 	l1Dirty dirtyRange
 	refs    refcounts
+	room    room
 	frees   []run // no longer referred to, but not flushed
 	flushed []run // flushed, but a request may still use them
 	stuck   []run // no request uses them, but the host could not read their counts
@@ -246,6 +247,7 @@ func (m *Image) dropCaches() {
 	m.refs.blocks.clear()
 	m.refs.byIndex = make(map[uint64]*block)
 	m.refs.tableDirty, m.l1Dirty = dirtyRange{}, dirtyRange{}
+	m.room = room{}
 	m.frees, m.flushed, m.stuck = nil, nil, nil
 	atomic.StoreInt64(&m.freed, 0)
 	m.dirty.Store(false)

@@ -139,6 +139,9 @@ func (m *Image) count(cluster int64, delta int64) (uint64, error) {
 	if b == nil {
 		return 0, fmt.Errorf("%w: cluster %d is in use and not counted; repair it: godwit image check --repair all", ErrCorrupt, cluster)
 	}
+	if err := m.holdBlock(b); err != nil {
+		return 0, err
+	}
 	n := refcount(b.b, m.g.order, i)
 	if delta < 0 && n < uint64(-delta) || delta > 0 && maxRefcount(m.g.order)-n < uint64(delta) {
 		return 0, fmt.Errorf("%w: cluster %d has %d references, which cannot change by %d; repair it: godwit image check --repair all", ErrCorrupt, cluster, n, delta)
@@ -203,6 +206,7 @@ func (m *Image) take(first, got int64) (off, n int64, fresh bool, err error) {
 	}
 	for c := first; c < first+got; c++ {
 		if _, err := m.count(c, 1); err != nil {
+			m.end.Store(old)
 			return 0, 0, false, err
 		}
 	}
@@ -227,12 +231,19 @@ func (m *Image) newBlock(i uint64, c int64) (*block, error) {
 	if err := m.guard(off, m.g.cluster); err != nil {
 		return nil, err
 	}
+	if err := m.holdCounts(i); err != nil {
+		return nil, err
+	}
+	if err := m.holdNew(off); err != nil {
+		return nil, fmt.Errorf("%w for a refcount block: %w", errRoom, err)
+	}
 	b := &block{index: i, off: off, b: alignedBytes(int(m.g.cluster))}
 	setRefcount(b.b, m.g.order, uint64(c)%m.g.perBlock, 1)
 	b.changed.add(0, len(b.b))
 	if err := m.keepBlock(b); err != nil {
 		return nil, err
 	}
+	m.room.blocks.add(i)
 	m.refs.table[i] = uint64(off)
 	m.refs.tableDirty.add(int(i), int(i)+1)
 	return b, nil
@@ -305,6 +316,10 @@ func (m *Image) switchTable(table []uint64, place int64, clusters uint64) error 
 	h.RefcountOffset, h.RefcountClusters = uint64(place), uint32(clusters)
 	m.h.Store(&h)
 	m.refs.table, m.refs.tableDirty = table, dirtyRange{}
+	m.room.counts = nil
+	for c := range clusters { // all of it was just written
+		m.room.counts.add(c)
+	}
 	m.unallocate(oldFirst, oldCount)
 	return nil
 }
