@@ -12,9 +12,11 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -43,7 +45,7 @@ func held(t *testing.T) (goroutines, fds int) {
 
 // oneMove migrates a small simulated machine to a listener of its own and gives
 // how both ends see it. Nil files mean no TLS.
-func oneMove(t *testing.T, host string, source, destination *TLS, streams int) (send, recv error) {
+func oneMove(t *testing.T, host string, source, destination *TLS, streams int, around ...func(addr string)) (send, recv error) {
 	t.Helper()
 	world := sim.NewWorld()
 	src, err := sim.NewMachine(world, migration.Extent{GPA: 0, Len: 4 << 20})
@@ -60,12 +62,12 @@ func oneMove(t *testing.T, host string, source, destination *TLS, streams int) (
 	_, port, err := net.SplitHostPort(l.Addr().String())
 	require.NoError(t, err)
 	to := Address{"tcp", net.JoinHostPort(host, port)}
-	done := make(chan struct{})
+	done, turnedAway := make(chan struct{}), make(chan error, 1)
 	target := sim.NewHost(world)
 	go func() {
 		defer close(done)
 		var m migration.Target
-		m, _, recv = migration.Receive(ctx, migration.AcceptFrom(l), target.Build, migration.ReceiveOptions{})
+		m, _, recv = migration.Receive(ctx, migration.AcceptFrom(l), target.Build, migration.ReceiveOptions{OnTurnedAway: offer(turnedAway)})
 		if m != nil {
 			for gpa := uint64(0); gpa < 4<<20; gpa += 4096 {
 				if !bytes.Equal(src.Page(gpa), target.Target().Page(gpa)) {
@@ -75,9 +77,23 @@ func oneMove(t *testing.T, host string, source, destination *TLS, streams int) (
 			recv = errors.Join(recv, m.(*sim.Target).Close())
 		}
 	}()
-	dial := func(ctx context.Context) (net.Conn, error) { return to.Dial(ctx, source) }
+	dial := func(ctx context.Context) (net.Conn, error) {
+		for _, f := range around {
+			f(l.Addr().String())
+		}
+		return to.Dial(ctx, source)
+	}
 	_, send = migration.Send(ctx, src, dial, migration.SendOptions{Streams: streams, Verify: true})
-	<-done
+	select {
+	case <-done:
+	case err := <-turnedAway:
+		if send != nil {
+			cancel() // no session has begun
+		}
+		if <-done; send != nil {
+			recv = err
+		}
+	}
 	require.NoError(t, world.Check())
 	running := []string{"source"}
 	if send == nil {
@@ -85,6 +101,16 @@ func oneMove(t *testing.T, host string, source, destination *TLS, streams int) (
 	}
 	require.Equal(t, running, world.Running())
 	return send, recv
+}
+
+// offer gives what keeps the first error for c.
+func offer(c chan<- error) func(error) {
+	return func(err error) {
+		select {
+		case c <- err:
+		default:
+		}
+	}
 }
 
 func TestTLSMoves(t *testing.T) {
@@ -194,6 +220,44 @@ func TestTLSExpiredMeanwhile(t *testing.T) {
 	send, recv = oneMove(t, "127.0.0.1", good, old, 1)
 	require.ErrorContains(t, send, "has expired or is not yet valid")
 	require.ErrorContains(t, recv, "the source refused our certificate")
+}
+
+// Whenever the source connects there are more strangers than there is room for,
+// silent before the handshake, in it, or gone again: it gets in, and so do its
+// streams.
+func TestTLSCrowd(t *testing.T) {
+	secure, err := signed(certs.NewCA(t, "own"), "good", certs.Leaf{}).Load(Address{"tcp", "h:1"})
+	require.NoError(t, err)
+	goroutines, fds := held(t)
+	var crowd []net.Conn
+	var mu sync.Mutex
+	leave := func() {
+		for _, conn := range crowd {
+			_ = conn.Close()
+		}
+	}
+	send, recv := oneMove(t, "127.0.0.1", secure, secure, 4, func(addr string) {
+		for i := range 150 {
+			conn, err := net.Dial("tcp", addr)
+			if !assert.NoError(t, err) {
+				return
+			}
+			switch i % 3 {
+			case 0:
+				_, _ = conn.Write([]byte{22, 3, 1, 2, 0, 1}) // it may have been turned away
+			case 1:
+				_ = conn.Close()
+				continue
+			}
+			mu.Lock()
+			crowd = append(crowd, conn)
+			mu.Unlock()
+		}
+	})
+	leave()
+	require.NoError(t, send)
+	require.NoError(t, recv)
+	require.Eventually(t, func() bool { n, f := held(t); return n <= goroutines+2 && f <= fds }, tlsPatience, 10*time.Millisecond, "what the crowd held is given back (Eventually itself has a goroutine or two)")
 }
 
 func TestTLSFiles(t *testing.T) {
@@ -331,23 +395,27 @@ func TestTLSStrangers(t *testing.T) {
 			if c.says == "silent" {
 				silence = 4 * lingerTime
 			}
-			end := make(chan error, 1)
+			ctx, cancel := context.WithCancel(context.Background())
+			turnedAway, end := make(chan error, 1), make(chan error, 1)
 			go func() {
-				_, _, err := migration.Receive(context.Background(), migration.AcceptFrom(l),
+				_, _, err := migration.Receive(ctx, migration.AcceptFrom(l),
 					func(context.Context, migration.Offer) (migration.Target, error) {
 						return nil, errors.New("it never comes to that")
 					},
-					migration.ReceiveOptions{Silence: silence})
+					migration.ReceiveOptions{Silence: silence, OnTurnedAway: offer(turnedAway)})
 				end <- err
+			}()
+			defer func() {
+				cancel()
+				require.ErrorIs(t, <-end, migration.ErrCancelled, "a stranger ends nothing")
 			}()
 			conn, err := net.Dial("tcp", l.Addr().String())
 			require.NoError(t, err)
 			defer conn.Close()
 			c.come(t, conn)
 			select {
-			case err := <-end:
+			case err := <-turnedAway:
 				require.ErrorContains(t, err, c.says)
-				require.ErrorIs(t, err, migration.ErrHandshake)
 			case <-time.After(tlsPatience):
 				require.Fail(t, "it is still there")
 			}

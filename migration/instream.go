@@ -12,12 +12,8 @@ import (
 	"godwit/migration/wire"
 )
 
-const (
-	// ackBytes is how much a data stream receives between acknowledgements.
-	ackBytes = 1 << 20
-	// maxPending is how many connections may be saying HELLO at once.
-	maxPending = 2 * MaxStreams
-)
+// ackBytes is how much a data stream receives between acknowledgements.
+const ackBytes = 1 << 20
 
 // inStream is one data stream of the destination. One goroutine owns it.
 type inStream struct {
@@ -60,83 +56,40 @@ func (st *inStream) acknowledge(now time.Time) error {
 	return st.out.Frame(wire.TypeAck, 0, wire.AppendAck(st.ack[:0], st.bytes))
 }
 
-// acceptStreams takes connections until all data streams are there. Each says
-// HELLO in a goroutine of its own, so that a silent stranger holds nobody up.
-func (r *receiver) acceptStreams(accept Acceptor) {
-	ctx, cancel := context.WithCancel(r.ctx)
-	defer cancel()
-	enough := make(chan struct{})
-	r.wg.Go(func() {
-		defer close(enough)
-		select {
-		case <-r.ready:
-		case <-r.ctx.Done():
-		}
-		cancel()
-	})
-	defer func() { <-enough }()
-	slots := make(chan struct{}, maxPending)
-	for {
-		conn, err := accept(ctx)
-		if ctx.Err() != nil {
-			if err == nil {
-				_ = conn.Close() // came too late
-			}
-			return
-		}
-		if err != nil {
-			r.fail(fmt.Errorf("accept data stream: %w", err))
-			return
-		}
-		select {
-		case slots <- struct{}{}:
-		default:
-			_ = conn.Close() // too many strangers at once
-			continue
-		}
-		r.wg.Go(func() {
-			st, err := r.attach(conn)
-			<-slots
-			if err != nil {
-				r.o.Log.Warn("turned a connection away", "from", conn.RemoteAddr(), "err", err)
-				hangUp(conn, r.o.Silence)
-				return
-			}
-			st.run()
-		})
+// cannotAccept ends a session whose data streams have no way in any more.
+func (r *receiver) cannotAccept(err error) {
+	select {
+	case <-r.ready:
+	default:
+		r.fail(fmt.Errorf("accept data stream: %w", err))
 	}
 }
 
-// attach checks the HELLO of a data stream and gives it its place.
-func (r *receiver) attach(conn net.Conn) (*inStream, error) {
-	ctx, cancel := context.WithTimeout(r.ctx, r.o.Silence)
-	defer cancel()
-	defer context.AfterFunc(ctx, func() { _ = conn.Close() })() // wakes a blocked HELLO
-	st := &inStream{r: r, conn: conn, out: wire.NewWriter(conn), ackEvery: keepaliveEvery(r.o.Silence)}
-	st.in = wire.NewReader(st)
-	h, err := readHello(st.in)
-	if err != nil {
-		return nil, err
+// join gives a data stream its place, or says why it has none here.
+func (r *receiver) join(v *visitor, e *entrance) (placed bool, err error) {
+	st := &inStream{r: r, index: int(v.hello.Stream), conn: v.plain, in: v.in, out: v.out, bytes: v.bytes, ackEvery: keepaliveEvery(r.o.Silence)}
+	if err := r.place(v, e); err != nil {
+		v.refuse(err, e.limit)
+		return false, err
 	}
-	st.index = int(h.Stream)
-	err = r.place(h, conn)
-	_ = conn.SetWriteDeadline(time.Now().Add(r.o.Silence)) // Open fails if this did
-	if err != nil {
-		_ = st.out.Open(wire.TypeError, wire.AppendText(nil, err.Error())) // err is the failure to report
-		return nil, err
-	}
-	answer := r.answer(h.Stream)
+	r.received.Add(v.bytes)
+	answer := r.answer(v.hello.Stream)
 	answer.Role = wire.RoleData
+	_ = v.plain.SetWriteDeadline(time.Now().Add(r.o.Silence)) // Open fails if this did
 	if err := st.out.Open(wire.TypeHello, answer.Append(nil)); err != nil {
-		err = connError(fmt.Sprintf("data stream %d", st.index), r.o.Silence, err)
-		r.fail(err)
-		return nil, err
+		_ = v.plain.Close() // err says more
+		r.fail(connError(fmt.Sprintf("data stream %d", st.index), r.o.Silence, err))
+		return true, nil
 	}
-	st.open = true
-	return st, nil
+	v.via, st.open = st, true
+	r.wg.Go(st.run)
+	return true, nil
 }
 
-func (r *receiver) place(h *wire.Hello, conn net.Conn) error {
+// place takes the visitor off the entrance's list: no stranger can push it out any
+// more.
+func (r *receiver) place(v *visitor, e *entrance) error {
+	h := v.hello
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
@@ -145,7 +98,10 @@ func (r *receiver) place(h *wire.Hello, conn net.Conn) error {
 	case h.Streams != r.hello.Streams || h.Codec != r.hello.Codec || r.conns[h.Stream] != nil:
 		return fmt.Errorf("%w: stream %d of %d, session has %d and each comes once", errRefused, h.Stream, h.Streams, r.hello.Streams)
 	}
-	r.conns[h.Stream] = conn
+	if !e.leave(v) {
+		return fmt.Errorf("%w: too many connections at once", errRefused)
+	}
+	r.conns[h.Stream] = v.plain
 	for _, c := range r.conns {
 		if c == nil {
 			return nil

@@ -125,13 +125,19 @@ type ReceiveOptions struct {
 	Silence time.Duration // no sign of life for so long is a failure; 0 means DefaultSilence
 	Lease   time.Duration // how long READY holds, 100 ms to 10 min; 0 means DefaultLease
 	Stall   time.Duration // how long a source may live and bring nothing; 0 means DefaultStall, below 0 for ever
-	Timeout time.Duration // of the whole migration from its first connection up to GO; 0 means none
-	Verify  bool          // demand that the source compares memory hashes
-	Log     *slog.Logger  // nil means silent
+	Timeout time.Duration // of the whole migration from its source's HELLO up to GO; 0 means none
+	// Describe is how long a source may take from its HELLO to the end of CONFIG; 0
+	// means as long as Stall and Timeout allow.
+	Describe time.Duration
+	Verify   bool         // demand that the source compares memory hashes
+	Log      *slog.Logger // nil means silent
 	// Clock is as in SendOptions.
 	Clock func() time.Duration
 	// OnProgress is as in SendOptions.
 	OnProgress func(Progress)
+	// OnTurnedAway, if set, is told why a connection was turned away that began no
+	// session and joined none. Any goroutine may call it, at a stranger's rate.
+	OnTurnedAway func(error)
 }
 
 func (o ReceiveOptions) withDefaults() (ReceiveOptions, error) {
@@ -145,8 +151,11 @@ func (o ReceiveOptions) withDefaults() (ReceiveOptions, error) {
 	if o.Lease < minLease || o.Lease > maxLease {
 		return o, fmt.Errorf("%w: lease %v, must be %v to %v", ErrOptions, o.Lease, minLease, maxLease)
 	}
-	if o.Timeout < 0 {
-		return o, fmt.Errorf("%w: timeout %v is negative", ErrOptions, o.Timeout)
+	if o.OnTurnedAway == nil {
+		o.OnTurnedAway = func(error) {}
+	}
+	if o.Timeout < 0 || o.Describe < 0 {
+		return o, fmt.Errorf("%w: a timeout is negative: %v, %v to describe the machine", ErrOptions, o.Timeout, o.Describe)
 	}
 	return o, checkSilence(o.Silence)
 }

@@ -21,6 +21,7 @@ type receiver struct {
 	o      *ReceiveOptions
 	build  Builder
 	ctx    context.Context // ends when the migration must stop, before GO
+	door   *entrance
 	link   *link
 	taker  *taker     // of files on the control connection, where that is a unix socket
 	hello  wire.Hello // of the source
@@ -31,7 +32,7 @@ type receiver struct {
 	rep    Report
 	began  time.Time
 
-	wg       sync.WaitGroup // streams, acceptor, populate
+	wg       sync.WaitGroup // streams, populate
 	populate chan []Extent
 	popDone  chan struct{}
 	popStop  chan struct{} // closed when all pages have come
@@ -58,9 +59,10 @@ type receiver struct {
 	allHere  atomic.Bool   // READY leaves: the data streams have done their work
 }
 
-// Receive takes in one migration. The first connection becomes its control
-// connection; the others must be its data streams, and strangers among them
-// are turned away. It returns when the guest runs here (Target not nil, error
+// Receive takes in one migration. The first source that says HELLO in full begins
+// the session; everybody else is turned away, unless it is a data stream of that
+// session. Connections that say nothing, or anything else, are no migrations and
+// end nothing. It returns when the guest runs here (Target not nil, error
 // nil) or when the migration failed (Target nil: it has been aborted, nothing
 // is left half-made). The report is nil only when the options are wrong.
 //
@@ -71,7 +73,11 @@ func Receive(ctx context.Context, accept Acceptor, build Builder, o ReceiveOptio
 	if err != nil {
 		return nil, nil, err
 	}
-	conn, err := accept(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	door := openEntrance(ctx, accept, &o)
+	defer door.close()
+	source, err := door.wait()
 	if err != nil {
 		if ctx.Err() != nil {
 			err = cancelCause(ctx)
@@ -79,12 +85,10 @@ func Receive(ctx context.Context, accept Acceptor, build Builder, o ReceiveOptio
 		err = fmt.Errorf("%w: accept: %w", ErrHandshake, err)
 		return nil, &Report{Status: statusOf(err), Error: err.Error()}, err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	r := &receiver{o: &o, build: build, ctx: ctx, cancel: cancel, began: time.Now(), phase: PhaseIdle,
+	r := &receiver{o: &o, build: build, ctx: ctx, cancel: cancel, door: door, began: time.Now(), phase: PhaseIdle,
 		rep: Report{Mode: PreCopy, Rounds: []RoundReport{}}, ready: make(chan struct{})}
 	unlimited := r.limitTime()
-	err = r.steps(conn, accept)
+	err = r.steps(source)
 	unlimited()
 	if err != nil {
 		err = r.failed(err)
@@ -96,13 +100,13 @@ func Receive(ctx context.Context, accept Acceptor, build Builder, o ReceiveOptio
 	return r.target, &r.rep, nil
 }
 
-func (r *receiver) steps(conn net.Conn, accept Acceptor) error {
+func (r *receiver) steps(source *visitor) error {
 	for _, st := range []struct {
 		do   func() error
 		fail error
 	}{
-		{func() error { return r.greet(conn) }, ErrHandshake},
-		{func() error { return r.configure(accept) }, ErrConfig},
+		{func() error { return r.greet(source) }, ErrHandshake},
+		{r.configure, ErrConfig},
 		{r.copyMemory, ErrMemory},
 		{r.getState, ErrState},
 		{r.commit, ErrCommit},
@@ -150,42 +154,30 @@ func (r *receiver) enter(to Phase) error {
 }
 
 // greet answers the source's HELLO, or refuses it with the reason.
-func (r *receiver) greet(conn net.Conn) error {
+func (r *receiver) greet(v *visitor) error {
 	if err := r.enter(PhaseConnect); err != nil {
+		_ = v.conn.Close() // nothing was said on it
 		return err
 	}
-	conn, r.taker = takeFiles(conn)
-	in, out := wire.NewReader(patient{conn, r.o.Silence}), wire.NewWriter(conn)
-	ctx, cancel := context.WithTimeoutCause(r.ctx, r.o.Silence, fmt.Errorf("%w: no HELLO within %v", ErrSilence, r.o.Silence))
-	defer cancel()
-	unhook := context.AfterFunc(ctx, func() { _ = conn.Close() }) // wakes a blocked HELLO
-	hello, err := readHello(in)
-	if err == nil {
-		err = r.acceptable(hello)
-		_ = conn.SetWriteDeadline(time.Now().Add(r.o.Silence)) // Open fails if this did
-		if err != nil {
-			_ = out.Open(wire.TypeError, wire.AppendText(nil, err.Error())) // err is the failure to report
-		} else {
-			r.hello = *hello
-			r.expectMemory()
-			_, _ = rand.Read(r.nonce[:]) // never fails, by crypto/rand's contract
-			err = out.Open(wire.TypeHello, r.answer(0).Append(nil))
-		}
-	}
-	if !unhook() {
-		err = context.Cause(ctx)
-	}
+	r.taker, v.via = v.taker, patient{v.conn, r.o.Silence}
+	err := r.acceptable(v.hello)
 	if err != nil {
-		hangUp(conn, r.o.Silence)
-		if errors.Is(err, wire.ErrNotGodwit) || errors.Is(err, wire.ErrFormat) || errors.Is(err, errRefused) {
-			return fmt.Errorf("%s: %w", conn.RemoteAddr(), err)
-		}
-		return connError(conn.RemoteAddr().String(), r.o.Silence, err)
+		v.refuse(err, r.o.Silence)
+		hangUp(v.conn, r.o.Silence)
+		return fmt.Errorf("%s: %w", v.conn.RemoteAddr(), err)
+	}
+	r.hello = *v.hello
+	r.expectMemory()
+	_, _ = rand.Read(r.nonce[:])                             // never fails, by crypto/rand's contract
+	_ = v.conn.SetWriteDeadline(time.Now().Add(r.o.Silence)) // Open fails if this did
+	if err := v.out.Open(wire.TypeHello, r.answer(0).Append(nil)); err != nil {
+		hangUp(v.conn, r.o.Silence)
+		return connError(v.conn.RemoteAddr().String(), r.o.Silence, err)
 	}
 	if r.rep.Local = r.local(); !r.rep.Local {
-		r.rep.Streams = int(hello.Streams)
+		r.rep.Streams = int(r.hello.Streams)
 	}
-	r.link = &link{conn: conn, silence: r.o.Silence, r: in, w: out}
+	r.link = &link{conn: v.conn, silence: r.o.Silence, r: v.in, w: v.out}
 	r.link.start(r.fail)
 	return nil
 }
@@ -195,8 +187,6 @@ var errRefused = errors.New("refused")
 
 func (r *receiver) acceptable(h *wire.Hello) error {
 	switch {
-	case h.Role != wire.RoleControl:
-		return fmt.Errorf("%w: a data stream of a session that does not exist; start the migration anew", errRefused)
 	case r.o.Verify && h.Features&wire.FeatureVerify == 0:
 		return fmt.Errorf("%w: this destination demands verified memory; migrate with --verify", errRefused)
 	}
@@ -216,28 +206,13 @@ func (r *receiver) answer(stream uint8) *wire.Hello {
 		Stream: stream, Streams: r.hello.Streams, Codec: r.hello.Codec, Features: r.hello.Features, Nonce: r.nonce}
 }
 
-// hangUp closes conn after letting what was written reach the peer: closing with
-// unread bytes would reset the connection and lose it.
-func hangUp(conn net.Conn, patience time.Duration) {
-	if c, ok := conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
-		_ = conn.SetReadDeadline(time.Now().Add(min(patience, time.Second)))
-		var sink [4096]byte
-		for n := 0; n < 1<<20; {
-			k, err := conn.Read(sink[:])
-			if err != nil {
-				break
-			}
-			n += k
-		}
-	}
-	_ = conn.Close() // the peer is not ours to care for
-}
-
 // configure gathers CONFIG and LAYOUT and builds the machine.
-func (r *receiver) configure(accept Acceptor) error {
+func (r *receiver) configure() error {
 	if err := r.enter(PhaseConfigure); err != nil {
 		return err
 	}
+	described := r.limitDescription()
+	defer described()
 	for last := false; !last; {
 		m, err := r.next()
 		if err != nil {
@@ -261,6 +236,7 @@ func (r *receiver) configure(accept Acceptor) error {
 			return err
 		}
 	}
+	described()
 	if r.target, err = r.build(r.ctx, offer); err != nil {
 		r.target = nil
 		return fmt.Errorf("build the machine: %w", err)
@@ -287,7 +263,7 @@ func (r *receiver) configure(accept Acceptor) error {
 	r.popDone, r.popStop = make(chan struct{}), make(chan struct{})
 	r.arrived = make(chan struct{}, 1)
 	r.wg.Go(r.populator)
-	r.wg.Go(func() { r.acceptStreams(accept) })
+	r.door.admitTo(r)
 	return r.link.send(wire.TypeBuilt, 0, built.Append(nil))
 }
 

@@ -249,6 +249,7 @@ func (r *receiver) failed(err error) error {
 		}
 	}
 	r.cancel(err)
+	r.door.close() // no stream joins any more
 	for _, c := range r.snapshot() {
 		if c != nil {
 			_ = c.Close() // wakes its goroutine
@@ -280,6 +281,7 @@ func (r *receiver) failed(err error) error {
 // close ends the streams and the control connection of a guest that runs.
 func (r *receiver) close() {
 	r.cancel(nil)
+	r.door.close()
 	for _, c := range r.snapshot() {
 		_ = c.Close() // the guest runs: nothing depends on it any more
 	}

@@ -78,3 +78,15 @@ func (r *receiver) limitTime() func() {
 	})
 	return func() { t.Stop() }
 }
+
+// limitDescription ends a migration whose source has not said in time what machine
+// it brings: showing that it lives is not enough. It returns what calls that off.
+func (r *receiver) limitDescription() func() {
+	if r.o.Describe == 0 {
+		return func() {}
+	}
+	t := time.AfterFunc(r.o.Describe, func() {
+		r.fail(fmt.Errorf("%w: the source has not said within %v what machine it brings", ErrStalled, r.o.Describe))
+	})
+	return func() { t.Stop() }
+}

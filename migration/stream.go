@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"godwit/migration/sabotage"
 	"godwit/migration/wire"
@@ -86,7 +88,41 @@ func (e *engine) openStreams() error {
 	return err
 }
 
+// Pauses before a stream tries again that was turned away.
+const (
+	firstStreamPause   = 10 * time.Millisecond
+	longestStreamPause = 500 * time.Millisecond
+)
+
+// openStream connects a data stream. A connection that ends without an answer was
+// one too many for a destination that strangers crowd: it is tried again, for as
+// long as a silence.
 func (e *engine) openStream(ctx context.Context, i int) (*stream, error) {
+	began := time.Now()
+	for pause := firstStreamPause; ; pause = min(2*pause, longestStreamPause) {
+		st, err := e.tryStream(ctx, i)
+		if err == nil || !hungUp(err) || time.Since(began) > e.o.Silence {
+			return st, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+// hungUp tells whether the peer closed a connection without a word.
+func hungUp(err error) bool {
+	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, unix.ECONNRESET, unix.EPIPE} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return false
+}
+
+func (e *engine) tryStream(ctx context.Context, i int) (*stream, error) {
 	conn, err := e.dial(ctx)
 	if err != nil {
 		return nil, err

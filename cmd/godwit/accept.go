@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"net"
 	"slices"
 	"sync"
@@ -15,9 +14,9 @@ import (
 	"godwit/migration"
 )
 
-// describeTime is how long a peer that connects has to say what machine it
-// brings. The engine ends one that is silent; this ends one that only shows that
-// it lives, which would keep everybody else out.
+// describeTime is how long a source has to say what machine it brings. The engine
+// ends one that is silent; this ends one that only shows that it lives, which would
+// keep everybody else out.
 const describeTime = 30 * time.Second
 
 // Pauses between attempts to accept while the system lacks something.
@@ -59,28 +58,33 @@ func acceptPatiently(accept migration.Acceptor, tell func(error)) migration.Acce
 	}
 }
 
-// receiveSoon is migration.Receive for a peer that must have said what machine
-// it brings within limit of its connection.
-func receiveSoon(ctx context.Context, limit time.Duration, accept migration.Acceptor, build migration.Builder,
-	o migration.ReceiveOptions) (migration.Target, *migration.Report, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	// Waiting for the peer takes as long as it takes: the clock is set when it comes.
-	clock := time.AfterFunc(math.MaxInt64, func() {
-		cancel(fmt.Errorf("the peer has not said within %v what machine it brings", limit))
-	})
-	defer clock.Stop()
-	var first sync.Once
-	return migration.Receive(ctx,
-		func(ctx context.Context) (net.Conn, error) {
-			conn, err := accept(ctx)
-			if err == nil {
-				first.Do(func() { clock.Reset(limit) })
-			}
-			return conn, err
-		},
-		func(ctx context.Context, offer migration.Offer) (migration.Target, error) {
-			clock.Stop()
-			return build(ctx, offer)
-		}, o)
+// refusalEvery is how often the operator hears of connections that were turned
+// away, at most.
+const refusalEvery = time.Second
+
+// refusals tells the operator about connections that were turned away: the first,
+// and then how many more there were. It may be called from any goroutine.
+type refusals struct {
+	say func(format string, args ...any)
+
+	mu     sync.Mutex
+	last   time.Time
+	unsaid int
+}
+
+func (r *refusals) tell(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := time.Now(); now.Sub(r.last) >= refusalEvery {
+		r.last = now
+	} else {
+		r.unsaid++
+		return
+	}
+	more := ""
+	if r.unsaid > 0 {
+		more = fmt.Sprintf(" (and %d others before)", r.unsaid)
+	}
+	r.unsaid = 0
+	r.say("turned a connection away%s: %v", more, err)
 }

@@ -40,7 +40,8 @@ With --tls-cert, --tls-key and --tls-ca a TCP source must show a certificate tha
 all that it sends is encrypted; the files are read when listening starts. Without them a source is not authenticated: listen
 where only trusted machines can connect. On an address that other hosts can reach that takes --insecure.
 
-A peer has ` + describeTime.String() + ` to say what machine it brings. From then on it may take as long as it likes while something comes; one
+Connections that say nothing, or are no source, are turned away and end nothing; stderr says why, at most once a second. A second
+source hears at once that the destination is busy. A source has ` + describeTime.String() + ` to say what machine it brings. From then on it may take as long as it likes while something comes; one
 that brings nothing for ` + migration.DefaultStall.String() + ` is given up (--stall), and so is one that is not done within --timeout, if that is given. It is told
 why, and its guest runs on there.`,
 		Example: `  godwit receive --listen tcp:0.0.0.0:7000 --disk vda=/srv/root.img --tls-cert host2.pem --tls-key host2.key --tls-ca ca.pem
@@ -115,7 +116,7 @@ func checkRestore(addr api.Address, f *pflag.FlagSet) error {
 
 // options are what the engine is told.
 func (r *receiver) options() migration.ReceiveOptions {
-	o := migration.ReceiveOptions{Stall: time.Duration(r.stall), Timeout: time.Duration(r.timeout)}
+	o := migration.ReceiveOptions{Stall: time.Duration(r.stall), Timeout: time.Duration(r.timeout), Describe: describeTime}
 	if o.Stall == 0 {
 		o.Stall = -1 // never, to the engine
 	}
@@ -171,6 +172,8 @@ func (r *receiver) incoming(h *host) vmm.Incoming {
 func (r *receiver) wait(ctx context.Context, h *host, l net.Listener) (*vmm.Machine, error) {
 	in := r.incoming(h)
 	accept := acceptPatiently(migration.AcceptFrom(l), h.warn)
+	o := r.options()
+	o.OnTurnedAway = (&refusals{say: h.say}).tell
 	h.say("listening on %s:%s", l.Addr().Network(), l.Addr())
 	for {
 		var m *vmm.Machine
@@ -178,7 +181,7 @@ func (r *receiver) wait(ctx context.Context, h *host, l net.Listener) (*vmm.Mach
 			m = b
 			fitProcs(b.Config().Machine.VCPUCount)
 		}
-		_, rep, err := receiveSoon(ctx, describeTime, accept, vmm.BuildTarget(in, built), r.options())
+		_, rep, err := migration.Receive(ctx, accept, vmm.BuildTarget(in, built), o)
 		switch {
 		case err == nil:
 			h.say("the machine %q has arrived: %s", m.Config().ID, arrival(rep))

@@ -76,10 +76,10 @@ func TestVsockAfterAReset(t *testing.T) {
 
 func TestReceiverPatience(t *testing.T) {
 	for args, want := range map[string]migration.ReceiveOptions{
-		"":                         {Stall: migration.DefaultStall},
-		"--stall 90s":              {Stall: 90 * time.Second},
-		"--stall 0":                {Stall: -1},
-		"--stall 1s --timeout 10m": {Stall: time.Second, Timeout: 10 * time.Minute},
+		"":                         {Stall: migration.DefaultStall, Describe: describeTime},
+		"--stall 90s":              {Stall: 90 * time.Second, Describe: describeTime},
+		"--stall 0":                {Stall: -1, Describe: describeTime},
+		"--stall 1s --timeout 10m": {Stall: time.Second, Timeout: 10 * time.Minute, Describe: describeTime},
 	} {
 		r, f := new(receiver), pflag.NewFlagSet("receive", pflag.ContinueOnError)
 		r.addPatience(f)
@@ -154,7 +154,7 @@ func TestStrangerHasLimitedTime(t *testing.T) {
 	build := func(context.Context, migration.Offer) (migration.Target, error) {
 		return nil, errors.New("it never comes to that")
 	}
-	_, rep, err := receiveSoon(context.Background(), 200*time.Millisecond, migration.AcceptFrom(l), build, migration.ReceiveOptions{})
+	_, rep, err := migration.Receive(context.Background(), migration.AcceptFrom(l), build, migration.ReceiveOptions{Describe: 200 * time.Millisecond})
 	require.ErrorContains(t, err, "within 200ms what machine")
 	require.Equal(t, migration.Failed, rep.Status)
 	<-gone

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -138,14 +139,20 @@ func (r *rig) migrate(ctx context.Context) result {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	done := make(chan struct{})
+	recv, began := r.recv, new(atomic.Bool)
+	recv.OnProgress = func(p migration.Progress) {
+		began.Store(true)
+		if r.recv.OnProgress != nil {
+			r.recv.OnProgress(p)
+		}
+	}
 	go func() {
 		defer close(done)
-		res.target, res.received, res.recvErr = migration.Receive(ctx, r.accept, r.host.Build, r.recv)
+		res.target, res.received, res.recvErr = migration.Receive(ctx, r.accept, r.host.Build, recv)
 	}()
-	called := r.seq
 	res.sent, res.sendErr = migration.Send(context.Background(), r.from, r.dial, r.send)
-	if r.seq == called {
-		stop() // nobody has called: a busy machine may let a timeout pass before
+	if !began.Load() {
+		stop() // no source has said HELLO, and none will
 	}
 	<-done
 	return res

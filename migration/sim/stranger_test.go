@@ -5,6 +5,7 @@ import (
 	"context"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,53 +16,119 @@ import (
 	"godwit/migration/wire"
 )
 
-// What comes in place of a HELLO is refused in words, and nothing is built.
-func TestGarbageOnThePort(t *testing.T) {
-	hello := func(change func(*wire.Hello)) []byte {
-		h := wire.Hello{MinVersion: 1, MaxVersion: 1, Role: wire.RoleControl, PageSize: pageSize, Streams: 1}
-		change(&h)
-		var b bytes.Buffer
-		require.NoError(t, wire.NewWriter(&b).Open(wire.TypeHello, h.Append(nil)))
-		return b.Bytes()
+// strangerRig is a rig whose Receive is under way. turned gives why connections
+// were turned away; end waits for the migration.
+func strangerRig(t *testing.T, change func(*migration.ReceiveOptions)) (r *rig, turned chan error, end func() (migration.Target, error)) {
+	r = newRig(t, 16)
+	turned = make(chan error, 1000)
+	r.recv.OnTurnedAway = func(err error) {
+		select {
+		case turned <- err:
+		default: // a crowd, which nobody counts
+		}
 	}
-	long := hello(func(*wire.Hello) {})
+	if change != nil {
+		change(&r.recv)
+	}
+	done := make(chan result, 1)
+	go func() {
+		var res result
+		res.target, res.received, res.recvErr = migration.Receive(context.Background(), migration.AcceptFrom(r.ln), r.host.Build, r.recv)
+		done <- res
+	}()
+	return r, turned, func() (migration.Target, error) { res := <-done; return res.target, res.recvErr }
+}
+
+// arrives migrates the rig's machine into the Receive that is under way.
+func (r *rig) arrives(end func() (migration.Target, error)) {
+	r.t.Helper()
+	r.put(1, 1)
+	var res result
+	res.sent, res.sendErr = migration.Send(context.Background(), r.from, r.dial, r.send)
+	require.NoError(r.t, res.sendErr)
+	res.target, res.recvErr = end()
+	r.moved(res)
+}
+
+// call connects to the rig's destination.
+func (r *rig) call() net.Conn {
+	conn, err := net.Dial("unix", r.ln.Addr().String())
+	require.NoError(r.t, err)
+	r.t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// helloBytes is a control connection's first words.
+func helloBytes(t *testing.T, change func(*wire.Hello)) []byte {
+	h := wire.Hello{MinVersion: 1, MaxVersion: 1, Role: wire.RoleControl, PageSize: pageSize, Streams: 1}
+	change(&h)
+	var b bytes.Buffer
+	require.NoError(t, wire.NewWriter(&b).Open(wire.TypeHello, h.Append(nil)))
+	return b.Bytes()
+}
+
+func nothing(*wire.Hello) {}
+
+// say writes b, shuts the sending side, and waits for the end of the connection.
+func say(conn net.Conn, b []byte) {
+	_, err := conn.Write(b) // the other side may have hung up
+	_ = conn.(*net.UnixConn).CloseWrite()
+	var sink [4096]byte
+	for err == nil {
+		_, err = conn.Read(sink[:])
+	}
+	conn.Close()
+}
+
+// What comes in place of a HELLO is turned away for a reason, nothing is built, and
+// whoever comes next is served by the same Receive.
+func TestGarbageOnThePort(t *testing.T) {
+	long := helloBytes(t, nothing)
 	copy(long[12:], []byte{0xff, 0xff, 0xff, 0xff})
 	for name, c := range map[string]struct {
 		bytes []byte
 		says  string
 	}{
-		"http":          {[]byte("GET / HTTP/1.1\r\n\r\n"), "not a godwit"},
-		"nothing":       {nil, "closed"},
-		"cut":           {hello(func(*wire.Hello) {})[:20], "closed"},
-		"wrong magic":   {[]byte("GODWIT\n\n" + strings.Repeat("x", 100)), "not a godwit"},
-		"noise":         {append([]byte(wire.Preamble), bytes.Repeat([]byte{0xa5}, 200)...), "checksum"},
-		"huge length":   {long, "checksum"},
-		"newer version": {hello(func(h *wire.Hello) { h.MinVersion, h.MaxVersion = 2, 9 }), "same release"},
-		"page size":     {hello(func(h *wire.Hello) { h.PageSize = 16384 }), "pages of 16384"},
-		"feature":       {hello(func(h *wire.Hello) { h.Features = 1 << 40 }), "features"},
-		"codec":         {hello(func(h *wire.Hello) { h.Codec = 200 }), "codec 200"},
-		"data stream":   {hello(func(h *wire.Hello) { h.Role = wire.RoleData }), "does not exist"},
+		"http":        {[]byte("GET / HTTP/1.1\r\n\r\n"), "not a godwit"},
+		"nothing":     {nil, "closed"},
+		"cut":         {helloBytes(t, nothing)[:20], "closed"},
+		"wrong magic": {[]byte("GODWIT\n\n" + strings.Repeat("x", 100)), "not a godwit"},
+		"noise":       {append([]byte(wire.Preamble), bytes.Repeat([]byte{0xa5}, 200)...), "checksum"},
+		"huge length": {long, "checksum"},
+		"data stream": {helloBytes(t, func(h *wire.Hello) { h.Role = wire.RoleData }), "does not exist"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRig(t, 16)
 			before := goroutines()
-			go func() {
-				conn, err := net.Dial("unix", r.ln.Addr().String())
-				if err == nil {
-					_, _ = conn.Write(c.bytes) // the other side may have hung up
-					_ = conn.(*net.UnixConn).CloseWrite()
-					var sink [4096]byte
-					for err == nil {
-						_, err = conn.Read(sink[:])
-					}
-					conn.Close()
-				}
-			}()
-			target, rep, err := migration.Receive(context.Background(), migration.AcceptFrom(r.ln), r.host.Build, r.recv)
+			r, turned, end := strangerRig(t, nil)
+			say(r.call(), c.bytes)
+			require.ErrorContains(t, <-turned, c.says)
+			require.Nil(t, r.host.Target())
+			r.arrives(end)
+			noLeak(t, before)
+		})
+	}
+}
+
+// A source that cannot be served ends its own migration, with the reason at both
+// ends.
+func TestSourceThatCannotBeServed(t *testing.T) {
+	for name, c := range map[string]struct {
+		hello func(h *wire.Hello)
+		says  string
+	}{
+		"newer version": {func(h *wire.Hello) { h.MinVersion, h.MaxVersion = 2, 9 }, "same release"},
+		"page size":     {func(h *wire.Hello) { h.PageSize = 16384 }, "pages of 16384"},
+		"feature":       {func(h *wire.Hello) { h.Features = 1 << 40 }, "features"},
+		"codec":         {func(h *wire.Hello) { h.Codec = 200 }, "codec 200"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := goroutines()
+			r, _, end := strangerRig(t, nil)
+			say(r.call(), helloBytes(t, c.hello))
+			target, err := end()
 			require.ErrorIs(t, err, migration.ErrHandshake)
 			require.ErrorContains(t, err, c.says)
 			require.Nil(t, target)
-			require.Equal(t, migration.Failed, rep.Status)
 			require.Nil(t, r.host.Target())
 			noLeak(t, before)
 			r.put(1, 1)
@@ -70,15 +137,98 @@ func TestGarbageOnThePort(t *testing.T) {
 	}
 }
 
-// A stranger who connects and says nothing is given up on.
+// A stranger who connects and says nothing, or not all, is given up on, and holds
+// nobody up.
 func TestSilentStranger(t *testing.T) {
-	r := newRig(t, 16)
-	r.recv.Silence = 50 * time.Millisecond
-	conn, err := net.Dial("unix", r.ln.Addr().String())
+	r, turned, end := strangerRig(t, func(o *migration.ReceiveOptions) { o.Silence = 50 * time.Millisecond })
+	r.call()
+	_, err := r.call().Write(helloBytes(t, nothing)[:30])
 	require.NoError(t, err)
-	defer conn.Close()
-	_, _, err = migration.Receive(context.Background(), migration.AcceptFrom(r.ln), r.host.Build, r.recv)
-	require.ErrorIs(t, err, migration.ErrSilence)
+	for range 2 {
+		require.ErrorIs(t, <-turned, migration.ErrSilence)
+	}
+	_, err = r.call().Write(helloBytes(t, func(h *wire.Hello) { h.Codec = 200 }))
+	require.NoError(t, err)
+	_, err = end()
+	require.ErrorContains(t, err, "codec 200", "the same Receive has heard this one")
+}
+
+// More strangers than there is room for, all silent, before the source comes and
+// whenever it opens a connection: the source gets in, and so do its streams.
+func TestCrowd(t *testing.T) {
+	const crowd = 300
+	before := goroutines()
+	r, _, end := strangerRig(t, nil)
+	for range crowd {
+		r.call()
+	}
+	r.send.Streams = 16
+	r.host.Hook(func(m string) {
+		if m == "Build" {
+			for range crowd {
+				r.call()
+			}
+		}
+	})
+	r.wrap = func(c net.Conn, index int) net.Conn {
+		for range 50 {
+			r.call()
+		}
+		return c
+	}
+	r.arrives(end)
+	noLeak(t, before)
+}
+
+// A data stream that was one too many tries again.
+func TestCrowdedOutStreamComesAgain(t *testing.T) {
+	r, _, end := strangerRig(t, nil)
+	r.send.Streams = 4
+	deaf, err := net.Listen("unix", t.TempDir()+"/s")
+	require.NoError(t, err)
+	defer deaf.Close()
+	go func() {
+		for {
+			conn, err := deaf.Accept()
+			if err != nil {
+				return
+			}
+			_ = conn.Close()
+		}
+	}()
+	var turned atomic.Int32
+	r.put(1, 1)
+	rep, err := migration.Send(context.Background(), r.from, func(ctx context.Context) (net.Conn, error) {
+		if r.host.Target() != nil && turned.Add(1) <= 6 {
+			return net.Dial("unix", deaf.Addr().String())
+		}
+		return r.dial(ctx)
+	}, r.send)
+	require.NoError(t, err)
+	require.Equal(t, 4, rep.Streams)
+	_, err = end()
+	require.NoError(t, err)
+	require.NoError(t, r.host.Target().Close())
+}
+
+// A second source hears at once that the destination is busy, and the first is not
+// disturbed; once the first has failed, the next Receive serves another.
+func TestSecondSourceHearsBusy(t *testing.T) {
+	r, turned, end := strangerRig(t, nil)
+	other := newRig(t, 16)
+	var second error
+	r.host.Hook(func(m string) {
+		if m == "LoadState" { // the first is nearly there
+			dial := func(context.Context) (net.Conn, error) { return net.Dial("unix", r.ln.Addr().String()) }
+			_, second = migration.Send(context.Background(), other.from, dial, other.send)
+		}
+	})
+	r.arrives(end)
+	peer := new(migration.PeerError)
+	require.ErrorAs(t, second, &peer)
+	require.ErrorContains(t, second, "busy with another migration")
+	require.NoError(t, other.src.Unharmed())
+	require.ErrorContains(t, <-turned, "busy with another migration")
 }
 
 // Strangers in the middle of a session are turned away and do no harm.
@@ -115,7 +265,7 @@ func TestStrangersDuringASession(t *testing.T) {
 	})
 	r.moved(r.migrate(context.Background()))
 	for range strangers {
-		require.ErrorContains(t, <-answers, "not a stream of the session")
+		require.Regexp(t, "busy with another migration|not a stream of the session|a session that does not exist", (<-answers).Error())
 	}
 }
 
