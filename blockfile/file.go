@@ -151,6 +151,9 @@ type Options struct {
 	// Probe says that the format is raw for want of another word: an image that
 	// looks like one of another format is refused (ErrFormatUnsaid).
 	Probe bool
+	// Snapshot names an internal snapshot of a read-only qcow2 image, by its id or
+	// its name, to read instead of the disk.
+	Snapshot string
 	// Backing judges each backing file; nil is BackingBelow(nil): only what lies in
 	// the folder of the image that names it.
 	Backing BackingRule

@@ -15,6 +15,7 @@ type qcow struct {
 	backing  File          // nil without a backing file
 	header   *qcow2.Header // as it was when the backing file was opened
 	path     string
+	snapshot string // read instead of the disk, if not empty
 	readOnly bool
 	cache    Cache
 	locked   atomic.Bool
@@ -27,7 +28,7 @@ func openQcow(path string, o Options, c chain) (_ *qcow, err error) {
 	if err != nil {
 		return nil, err
 	}
-	q := &qcow{host: &HostFile{r: r}, path: path, readOnly: o.ReadOnly, cache: o.Cache}
+	q := &qcow{host: &HostFile{r: r}, path: path, snapshot: o.Snapshot, readOnly: o.ReadOnly, cache: o.Cache}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, q.host.Close())
@@ -68,7 +69,7 @@ func openQcow(path string, o Options, c chain) (_ *qcow, err error) {
 }
 
 func (q *qcow) options() qcow2.Options {
-	o := qcow2.Options{ReadOnly: q.readOnly, WriteThrough: q.cache == CacheWritethrough}
+	o := qcow2.Options{ReadOnly: q.readOnly, WriteThrough: q.cache == CacheWritethrough, Snapshot: q.snapshot}
 	if q.backing != nil {
 		o.Backing = q.backing
 	}

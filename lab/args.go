@@ -25,6 +25,7 @@ var (
 	textFlags   = words("append cmdline name guest codec order throttle stop mac id")
 	streamFlags = words("serial to listen from")
 	insideFlags = words("api-sock")
+	diskOptions = words("path id format cache readonly snapshot backing")
 )
 
 func words(s string) map[string]bool {
@@ -166,11 +167,24 @@ func (f *finder) output(p string) {
 	}
 }
 
+// splitOptions splits at single commas; two of them are one comma of an option.
+func splitOptions(s string) []string {
+	const comma = "\x00" // no argument of a command holds one
+	options := strings.Split(strings.ReplaceAll(s, ",,", comma), ",")
+	for i := range options {
+		options[i] = strings.ReplaceAll(options[i], comma, ",")
+	}
+	return options
+}
+
 // diskFlag reads path=F[,readonly][,snapshot][,format=..]... or ID=F.
 func (f *finder) diskFlag(value string) error {
+	if id, path, ok := strings.Cut(value, "="); ok && path != "" && !diskOptions[id] && !strings.Contains(id, ",") {
+		return f.disk(path, "", false) // ID=F of godwit receive
+	}
 	var p, format string
 	readOnly := false
-	for i, option := range strings.Split(value, ",") {
+	for _, option := range splitOptions(value) {
 		key, v, assigned := strings.Cut(option, "=")
 		switch {
 		case key == "path":
@@ -179,8 +193,6 @@ func (f *finder) diskFlag(value string) error {
 			format = v
 		case key == "readonly" || key == "snapshot":
 			readOnly = !assigned || v == "true" || v == "on" || v == "1"
-		case i == 0 && assigned && key != "id" && key != "cache":
-			p = v // ID=F of godwit receive
 		}
 	}
 	if p == "" {

@@ -13,7 +13,7 @@ func testTree(t testing.TB) string {
 	for name, text := range map[string]string{
 		"bzImage": "k", "rootfs.ext4": string(make([]byte, 1024)), "odd.img": "odd", "grow.qcow2": "QFI\xfb" + string(make([]byte, 508)),
 		"qcow2.json": `{"drives":[{"path_on_host":"grow.qcow2","format":"qcow2","snapshot":true}]}`,
-		"run":        "a file named like a command", "initrd.img": "i",
+		"a,b,.img":   string(make([]byte, 512)), "run": "a file named like a command", "initrd.img": "i",
 		"vm.json": `{"boot-source":{"kernel_image_path":"./bzImage","boot_args":"quiet"},
 			"drives":[{"path_on_host":"rootfs.ext4","is_read_only":true},{"path_on_host":"rootfs.ext4"}]}`,
 	} {
@@ -48,6 +48,8 @@ func TestFilesOf(t *testing.T) {
 		{"joined with =", []string{"run", "--kernel=bzImage", "--disk=path=" + at("rootfs.ext4") + ",readonly"},
 			Carried{Files: file("bzImage"), Disks: disk("rootfs.ext4", true)}, ""},
 		{"snapshot of qcow2", []string{"run", "--disk", "snapshot,path=grow.qcow2"}, Carried{Disks: disk("grow.qcow2", true)}, ""},
+		{"commas", []string{"run", "--disk", "path=a,,b,,.img,readonly"}, Carried{Disks: disk("a,b,.img", true)}, ""},
+		{"commas by id", []string{"receive", "--disk", "root=a,b,.img"}, Carried{Disks: disk("a,b,.img", false)}, ""},
 		{"raw that looks like qcow2", []string{"run", "--disk", "path=grow.qcow2,format=raw"}, Carried{Disks: disk("grow.qcow2", false)}, ""},
 		{"qcow2 in a file", []string{"run", "--config", "qcow2.json"}, Carried{Files: file("qcow2.json"), Disks: disk("grow.qcow2", true)}, ""},
 		{"read-only odd size", []string{"run", "--disk", "path=odd.img,readonly"}, Carried{Files: file("odd.img")}, ""},

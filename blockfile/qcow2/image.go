@@ -33,6 +33,9 @@ type Options struct {
 	ReadOnly bool
 	// WriteThrough makes a write stable, metadata too, before it returns.
 	WriteThrough bool
+	// Snapshot names an internal snapshot, by its id or its name, to read instead of
+	// the disk. The image is opened read-only then.
+	Snapshot string
 	// Backing is the backing file, opened; nil for an image without one.
 	Backing Backing
 	// CacheBytes bounds the metadata caches; 0 is DefaultCache. At least four
@@ -166,6 +169,14 @@ func (m *Image) load(forWriting bool) error {
 	h, err := ReadHeader(m.host)
 	if err != nil {
 		return err
+	}
+	if m.o.Snapshot != "" {
+		if forWriting {
+			return errors.New("a snapshot can only be read")
+		}
+		if h, err = atSnapshot(m.host, h, m.o.Snapshot); err != nil {
+			return err
+		}
 	}
 	first := m.h.Load() == nil
 	if !first && m.size != h.DiskSize() {

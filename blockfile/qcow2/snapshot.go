@@ -3,6 +3,8 @@ package qcow2
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
+	"strings"
 )
 
 // Snapshot is an entry of the table of internal snapshots. They are kept as
@@ -11,6 +13,7 @@ type Snapshot struct {
 	L1Offset  uint64
 	L1Entries uint32
 	ID, Name  string
+	DiskSize  uint64 // of the disk then; 0 where the image does not say
 }
 
 // maxSnapshotBytes bounds the snapshot table; it is QEMU's limit.
@@ -44,6 +47,13 @@ func ReadSnapshots(f Host, h *Header) (list []Snapshot, bytes int64, err error) 
 		if s.L1Offset%c != 0 || uint64(s.L1Entries)*entrySize > maxL1Bytes || s.L1Offset > end || uint64(s.L1Entries)*entrySize > (end+c-1)&^(c-1)-s.L1Offset {
 			return nil, 0, broken("a snapshot's L1 table of %d entries at %d", s.L1Entries, s.L1Offset)
 		}
+		if extra >= 16 {
+			var size [8]byte // qcow2, Snapshots: extra data, bytes 8-15
+			if err := readAt(f, size[:], at+48); err != nil {
+				return nil, 0, fmt.Errorf("read the snapshot table: %w", err)
+			}
+			s.DiskSize = be.Uint64(size[:])
+		}
 		names := make([]byte, idLen+nameLen)
 		if err := readAt(f, names, at+40+extra); err != nil {
 			return nil, 0, fmt.Errorf("read the snapshot table: %w", err)
@@ -52,4 +62,34 @@ func ReadSnapshots(f Host, h *Header) (list []Snapshot, bytes int64, err error) 
 		list = append(list, s)
 	}
 	return list, bytes, nil
+}
+
+// atSnapshot gives the header of an image as it would be if the disk were one of
+// its snapshots: that of this id or, if there is none, of this name.
+func atSnapshot(f Host, h *Header, wanted string) (*Header, error) {
+	list, _, err := ReadSnapshots(f, h)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(list, func(s Snapshot) bool { return s.ID == wanted })
+	if i < 0 {
+		i = slices.IndexFunc(list, func(s Snapshot) bool { return s.Name == wanted })
+	}
+	if i < 0 {
+		names := make([]string, 0, len(list))
+		for _, s := range list[:min(len(list), 20)] {
+			names = append(names, fmt.Sprintf("%.80q (id %.20q)", s.Name, s.ID))
+		}
+		return nil, fmt.Errorf("it has no snapshot %q; it has %d: %s", wanted, len(list), strings.Join(names, ", "))
+	}
+	s, at := list[i], *h
+	at.L1Offset, at.L1Entries = s.L1Offset, s.L1Entries
+	if s.DiskSize != 0 {
+		at.Size = s.DiskSize
+	}
+	size, err := f.Size()
+	if err != nil {
+		return nil, err
+	}
+	return &at, at.validate(size)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"runtime"
 
 	"golang.org/x/sync/errgroup"
@@ -16,10 +17,16 @@ import (
 type Conversion struct {
 	Source       string
 	SourceFormat string // empty: by the first bytes, without a backing file
+	Snapshot     string // of the source, to copy instead of its disk
 	// Rule judges the backing files of the source.
 	Rule blockfile.BackingRule
 	// Target is what to make; its size is the source's.
 	Target NewImage
+	// Existing says that the target is there, an image or a block device, and is
+	// written over; what it has behind the end of the source stays.
+	Existing bool
+	// Stream takes a raw image instead of the target's path; nil for none.
+	Stream io.Writer
 	// Compress compresses what gets smaller by it; qcow2 only.
 	Compress bool
 	// Workers read and compress at once; 0 is one for each CPU.
@@ -49,7 +56,14 @@ func Convert(ctx context.Context, c Conversion) (_ *Converted, err error) {
 	if c.Compress && c.Target.Format != Qcow2 {
 		return nil, fmt.Errorf("%w: only qcow2 images can be compressed; use --to qcow2", ErrOptions)
 	}
-	src, format, err := c.open()
+	if c.Compress && c.Existing {
+		return nil, fmt.Errorf("%w: only new images can be compressed", ErrOptions)
+	}
+	if c.Stream != nil && c.Target.Format != Raw {
+		return nil, fmt.Errorf("%w: a %s image cannot be written to a pipe, whose beginning is gone when its tables are known; use --to raw", ErrOptions, c.Target.Format)
+	}
+	source := Source{Path: c.Source, Format: c.SourceFormat, Snapshot: c.Snapshot, Rule: c.Rule}
+	src, format, err := source.Open()
 	if err != nil {
 		return nil, err
 	}
@@ -60,17 +74,26 @@ func Convert(ctx context.Context, c Conversion) (_ *Converted, err error) {
 	}
 	n := c.Target
 	n.Size = src.Size()
+	job := &copying{ctx: ctx, Conversion: c, src: src, unit: rawUnit,
+		out: Converted{Path: n.Path, Format: n.Format, SourceFormat: format, VirtualSizeBytes: n.Size}}
+	switch {
+	case c.Existing:
+		return job.over(&n)
+	case c.Stream != nil:
+		if err := job.run(&streamSink{to: c.Stream}); err != nil {
+			return nil, fmt.Errorf("convert %q to a stream: %w", c.Source, err)
+		}
+		return &job.out, nil
+	}
 	if err := n.check(); err != nil {
 		return nil, err
 	}
-	job := &copying{ctx: ctx, Conversion: c, src: src, unit: rawUnit,
-		out: Converted{Path: n.Path, Format: n.Format, SourceFormat: format, VirtualSizeBytes: n.Size}}
 	if n.Backing != "" {
 		path, wrong := blockfile.BackingPath(n.Backing, n.Path)
 		if wrong != nil {
 			return nil, wrong
 		}
-		below, wrong := openDisk(path, n.BackingFormat, n.Rule)
+		below, wrong := openBacking(path, n.BackingFormat, n.Rule)
 		if wrong != nil {
 			return nil, fmt.Errorf("backing file: %w", wrong)
 		}
@@ -85,24 +108,6 @@ func Convert(ctx context.Context, c Conversion) (_ *Converted, err error) {
 		return nil, errors.Join(fmt.Errorf("convert %q to %q: %w", c.Source, n.Path, err), t.drop())
 	}
 	return &job.out, t.finish()
-}
-
-// open opens the source. What its bytes alone call qcow2 may have been written
-// by a guest, so then it gets no file to read behind it.
-func (c *Conversion) open() (blockfile.Mapper, string, error) {
-	format := c.SourceFormat
-	if format == "" {
-		i, err := Inspect(c.Source, "", c.Rule)
-		if err != nil {
-			return nil, "", err
-		}
-		if format = i.Format; i.Qcow2Info != nil && i.BackingFile != "" {
-			return nil, "", fmt.Errorf("%w: %q looks like a qcow2 image over %q; if it is no raw disk whose guest wrote that, say --from qcow2",
-				ErrOptions, c.Source, i.BackingFile)
-		}
-	}
-	src, err := openDisk(c.Source, format, c.Rule)
-	return src, format, err
 }
 
 // sources says who may read the source and what lies behind it. It refuses a
@@ -125,17 +130,23 @@ func (c *Conversion) sources(format string) ([]access, error) {
 	return all, nil
 }
 
-// openDisk opens a disk with its chain for reading.
-func openDisk(path, format string, rule blockfile.BackingRule) (blockfile.Mapper, error) {
-	f, err := blockfile.ParseFormat(format)
+// openBacking opens the backing file of a new image for reading.
+func openBacking(path, format string, rule blockfile.BackingRule) (blockfile.Mapper, error) {
+	s := Source{Path: path, Format: format, Rule: rule}
+	disk, _, err := s.Open()
+	return disk, err
+}
+
+// over writes over a target that is there.
+func (j *copying) over(n *NewImage) (*Converted, error) {
+	disk, err := openExisting(n, j.src.Size())
 	if err != nil {
 		return nil, err
 	}
-	disk, err := blockfile.Open(path, blockfile.Options{ReadOnly: true, Format: f, Backing: rule})
-	if err != nil {
-		return nil, err
+	if err := errors.Join(j.run(&diskSink{File: disk}), disk.Close()); err != nil {
+		return nil, fmt.Errorf("convert %q into %q, part of which may be written: %w", j.Source, n.Path, err)
 	}
-	return disk.(blockfile.Mapper), nil
+	return &j.out, nil
 }
 
 // into fills the target.
@@ -152,34 +163,8 @@ func (j *copying) into(t *target, n *NewImage) error {
 	}
 	j.unit = w.ClusterSize()
 	j.compression = n.Compression
-	if err := j.run(qcow2Sink{w, j.unit}); err != nil {
-		return err
-	}
-	return w.Close()
+	return j.run(qcow2Sink{w, j.unit})
 }
-
-// sink takes the pieces of a disk in ascending order.
-type sink interface {
-	data(off int64, b []byte) error
-	packed(off int64, b []byte) error
-	zero(off int64) error
-}
-
-// rawSink leaves holes where nothing is written.
-type rawSink struct{ *blockfile.HostFile }
-
-func (s rawSink) data(off int64, b []byte) error { return s.Pwritev([][]byte{b}, off) }
-func (s rawSink) packed(int64, []byte) error     { return errors.ErrUnsupported }
-func (s rawSink) zero(int64) error               { return nil }
-
-type qcow2Sink struct {
-	*qcow2.Writer
-	unit int64
-}
-
-func (s qcow2Sink) data(off int64, b []byte) error   { return s.Write(off/s.unit, b) }
-func (s qcow2Sink) packed(off int64, b []byte) error { return s.WriteCompressed(off/s.unit, b) }
-func (s qcow2Sink) zero(off int64) error             { return s.Zero(off / s.unit) }
 
 // run has workers read and compress chunks, and hands them on in their order:
 //
@@ -235,6 +220,9 @@ func (j *copying) run(to sink) error {
 		return nil
 	})
 	err := g.Wait()
+	if err == nil {
+		err = to.finish(j.src.Size())
+	}
 	j.out.SkippedBytes = j.src.Size() - j.out.DataBytes - j.out.CompressedBytes - j.out.ZeroBytes
 	return err
 }

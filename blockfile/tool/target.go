@@ -51,7 +51,7 @@ func mayReplace(path string, force bool) (*access, error) {
 	case err != nil:
 		return nil, fmt.Errorf("create %q: %w", path, err)
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return nil, fmt.Errorf("create %q: %w and is no regular file; only those are replaced", path, ErrExists)
+		return nil, fmt.Errorf("create %q: %w and is no regular file; only those are replaced; to copy into a block device: convert -n --to raw", path, ErrExists)
 	}
 	old, err := look(path)
 	if err != nil {

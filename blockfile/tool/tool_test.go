@@ -52,7 +52,7 @@ func rawImage(t *testing.T, content []byte) string {
 }
 
 func contents(t *testing.T, path, format string) []byte {
-	d, err := openDisk(path, format, blockfile.AnyBacking)
+	d, err := openBacking(path, format, blockfile.AnyBacking)
 	require.NoError(t, err)
 	defer d.Close()
 	b := make([]byte, d.Size())

@@ -112,7 +112,7 @@ func TestExitCodesAndMessages(t *testing.T) {
 		{"migration set speed=3 --name a", 2, "no setting"},
 		{"balloon set lots --name a", 2, "write for example 512M"},
 		{"run --guest metronome --balloon size=1G", 2, "balloon of 1024 MiB in a machine of 512 MiB"},
-		{"image", 2, "info, create, convert or check"},
+		{"image", 2, "info, create, convert, check"},
 		{"image info", 2, "accepts 1 arg"},
 		{"image info " + absent, 1, "no such file"},
 		{"image info x --format vmdk", 2, "raw and qcow2"},
@@ -236,6 +236,9 @@ func TestParseDrive(t *testing.T) {
 	d, err := parseDrive("path=/a=b.img,id=root,format=raw,readonly,cache=none")
 	require.NoError(t, err)
 	require.Equal(t, vmm.Drive{ID: "root", PathOnHost: "/a=b.img", IsReadOnly: true, Format: "raw", Cache: "none"}, d)
+	d, err = parseDrive("path=a,,b,,,,c,,,readonly")
+	require.NoError(t, err)
+	require.Equal(t, vmm.Drive{PathOnHost: "a,b,,c,", IsReadOnly: true}, d, "a comma is written twice")
 	d, err = parseDrive("path=a,format=qcow2,snapshot")
 	require.NoError(t, err)
 	require.Equal(t, vmm.Drive{PathOnHost: "a", Format: "qcow2", Snapshot: true}, d)

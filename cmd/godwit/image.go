@@ -16,14 +16,15 @@ import (
 func newImage() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "image",
-		Short: "Look at, make, convert and check disk images",
+		Short: "Look at, make, copy, compare, check and change disk images",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_ = cmd.Help() // it writes to stdout; nothing to do if that is gone
-			return usage("image: say info, create, convert or check")
+			return usage("image: say info, create, convert, check, compare, map or measure")
 		},
 	}
-	cmd.AddCommand(newImageInfo(), newImageCreate(), newImageConvert(), newImageCheck())
+	cmd.AddCommand(newImageInfo(), newImageCreate(), newImageConvert(), newImageCheck(),
+		newImageCompare(), newImageMap(), newImageMeasure())
 	return cmd
 }
 
@@ -267,9 +268,12 @@ func binarySize(n int64) string {
 }
 
 // interrupted gives a cancelled command words of its own.
-func interrupted(err, cause error) error {
+func interrupted(err, cause error, inPlace bool) error {
 	if cause == nil {
 		return err
+	}
+	if inPlace {
+		return errors.New("interrupted; the target holds part of the disk")
 	}
 	return errors.New("interrupted; nothing was made")
 }

@@ -102,11 +102,29 @@ func FormatBytes(n float64) string {
 // Pair is one setting of a list.
 type Pair struct{ Key, Value string }
 
+// splitItems splits at single commas; two of them are one comma of an item.
+func splitItems(s string) []string {
+	items := []string{""}
+	for i := 0; i < len(s); i++ {
+		last := &items[len(items)-1]
+		switch {
+		case s[i] != ',':
+			*last += s[i : i+1]
+		case strings.HasPrefix(s[i:], ",,"):
+			*last += ","
+			i++
+		default:
+			items = append(items, "")
+		}
+	}
+	return items
+}
+
 // ParsePairs reads KEY=VALUE,KEY=VALUE; an item without '=' is a key alone. A
-// key comes at most once, and no value holds a comma.
+// key comes at most once. A comma within an item is written twice, as for QEMU.
 func ParsePairs(s string) ([]Pair, error) {
 	var out []Pair
-	for item := range strings.SplitSeq(s, ",") {
+	for _, item := range splitItems(s) {
 		key, value, ok := strings.Cut(item, "=")
 		switch {
 		case key == "":
