@@ -14,10 +14,11 @@ import (
 	"godwit/migration/wire"
 )
 
-// maxConfig and maxState bound what a peer may send as CONFIG and STATE, bytes.
+// maxConfig and maxState bound what a peer may send as CONFIG and STATE, bytes:
+// the latter is what a machine reads (devices/state).
 const (
 	maxConfig = 1 << 20
-	maxState  = 256 << 20
+	maxState  = 64 << 20
 )
 
 // engine is the source's side of one migration while it runs. Its fields belong

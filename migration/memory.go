@@ -210,6 +210,13 @@ func (m *ram) addExtents(b Bitmap, es []Extent) error {
 // seen is a bitmap that several streams mark at once.
 type seen []atomic.Uint64
 
+// all says whether pages from to to-1 are marked.
+func (s seen) all(from, to uint64) bool {
+	all := true
+	forRange(from, to, func(w, mask uint64) { all = all && s[w].Load()&mask == mask })
+	return all
+}
+
 // mark sets pages from to to-1 and says whether all of them were clear.
 func (s seen) mark(from, to uint64) bool {
 	fresh := true

@@ -13,12 +13,15 @@ const (
 	// that streams find it ready, near enough that what the kernel has just zeroed is
 	// still in the processor's cache when the data comes.
 	populateLead = 16 << 20
+	// populateShare is how much may be prepared for each byte of data that came: what
+	// is announced, or comes as zeros, costs memory only where data comes as well.
+	populateShare = 8
 )
 
 // populator prepares announced memory ahead of the data.
 func (r *receiver) populator() {
 	defer close(r.popDone)
-	var prepared uint64 // bytes
+	var passed, prepared uint64 // bytes: announced up to here, and of them prepared
 	for {
 		var es []Extent
 		var more bool
@@ -31,10 +34,17 @@ func (r *receiver) populator() {
 		}
 		for _, e := range es {
 			for e.Len > 0 {
-				if !r.keepLead(prepared) {
+				n := min(e.Len, populatePiece-e.GPA%populatePiece)
+				if !r.keepLead(passed, prepared) {
 					return
 				}
-				n := min(e.Len, populatePiece-e.GPA%populatePiece)
+				first := e.GPA >> pageShift
+				here := r.page.seen.all(first, first+n>>pageShift)
+				passed += n
+				if here {
+					e.GPA, e.Len = e.GPA+n, e.Len-n
+					continue // by content, or as zeros, which need none
+				}
 				if err := r.target.Populate([]Extent{{GPA: e.GPA, Len: n}}); err != nil {
 					r.fail(fmt.Errorf("populate guest memory: %w", err))
 					return
@@ -46,9 +56,10 @@ func (r *receiver) populator() {
 	}
 }
 
-// keepLead waits until no more than the lead is prepared ahead of the data. It
-// says false when nothing more need be.
-func (r *receiver) keepLead(prepared uint64) bool {
+// keepLead waits until no more than the lead was passed ahead of the pages, and no
+// more was prepared than the data that came is worth. It says false when nothing
+// more need be: after round 1 every announced page has come.
+func (r *receiver) keepLead(passed, prepared uint64) bool {
 	for {
 		select {
 		case <-r.ctx.Done():
@@ -57,7 +68,11 @@ func (r *receiver) keepLead(prepared uint64) bool {
 			return false
 		default:
 		}
-		if prepared <= r.page.counts().sent()*pageSize+populateLead {
+		if r.roundOver() {
+			return false
+		}
+		c := r.page.counts()
+		if passed <= c.sent()*pageSize+populateLead && prepared <= c.data()*pageSize*populateShare+populateLead {
 			return true
 		}
 		select {
@@ -66,6 +81,13 @@ func (r *receiver) keepLead(prepared uint64) bool {
 		case <-r.popStop:
 		}
 	}
+}
+
+// roundOver says whether a round has passed.
+func (r *receiver) roundOver() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.round > 0
 }
 
 // copyMemory hears the extents while the streams fill memory, and waits for the first

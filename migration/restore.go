@@ -41,14 +41,15 @@ func Restore(ctx context.Context, from io.Reader, build Builder, o ReceiveOption
 
 // fileReader is Restore at work.
 type fileReader struct {
-	ctx    context.Context
-	o      *ReceiveOptions
-	in     *wire.Reader
-	target Target
-	mem    *ram
-	page   pages
-	last   bool // the last round has passed
-	rep    Report
+	ctx       context.Context
+	o         *ReceiveOptions
+	in        *wire.Reader
+	target    Target
+	mem       *ram
+	page      pages
+	announced announced
+	last      bool // the last round has passed
+	rep       Report
 }
 
 func (f *fileReader) run(build Builder) error {
@@ -135,8 +136,8 @@ func (f *fileReader) memory() error {
 		if es, err = f.mem.split(es); err != nil {
 			return err
 		}
-		if err := f.target.Populate(es); err != nil {
-			return fmt.Errorf("populate guest memory: %w", err)
+		if err := f.announced.add(es); err != nil {
+			return err
 		}
 	}
 	var pages uint64
@@ -150,6 +151,9 @@ func (f *fileReader) memory() error {
 		}
 		switch frame.Type {
 		case wire.TypeZero, wire.TypeRaw:
+			if err := f.prepare(&frame); err != nil {
+				return err
+			}
 			got, err := f.page.apply(&frame, f.in)
 			if err != nil {
 				return err
@@ -170,6 +174,21 @@ func (f *fileReader) memory() error {
 		default:
 			return fmt.Errorf("%w: %s among pages", wire.ErrFormat, frame.Type)
 		}
+	}
+	return nil
+}
+
+// prepare populates memory that a frame's data will fill.
+func (f *fileReader) prepare(frame *wire.Frame) error {
+	if frame.Type != wire.TypeRaw {
+		return nil
+	}
+	es, err := f.announced.around(frame)
+	if err != nil || len(es) == 0 {
+		return err
+	}
+	if err := f.target.Populate(es); err != nil {
+		return fmt.Errorf("populate guest memory: %w", err)
 	}
 	return nil
 }

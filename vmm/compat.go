@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"godwit/kvm"
 )
 
@@ -37,17 +35,9 @@ const (
 	maxCPUIDEntries = 256 // KVM_MAX_CPUID_ENTRIES, as in package kvm
 )
 
-// checkHost refuses, by name, what this host cannot give: memory and CPU
-// features. Disks are checked when they are opened.
-func checkHost(cfg Config, cpuid []kvm.CPUIDEntry) error {
-	var si unix.Sysinfo_t
-	if err := unix.Sysinfo(&si); err != nil {
-		return fmt.Errorf("read the size of memory: %w", err)
-	}
-	total := uint64(si.Totalram) * uint64(si.Unit) >> 20
-	if need := uint64(cfg.Machine.MemSizeMiB); need > total {
-		return fmt.Errorf("%w: it has %d MiB of memory, this host %d MiB", ErrIncompatible, need, total)
-	}
+// checkHost refuses, by name, the CPU features that this host cannot give. Memory is
+// grant's to judge, disks are checked when they are opened.
+func checkHost(cpuid []kvm.CPUIDEntry) error {
 	if len(cpuid) == 0 {
 		return fmt.Errorf("%w: CONFIG has no CPUID table", ErrConfig)
 	}

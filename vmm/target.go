@@ -29,6 +29,9 @@ type Incoming struct {
 	// AllowPrefixes are the directories below which a path that the source
 	// names is opened as it is. Links that lead out of them are not followed.
 	AllowPrefixes []string
+	// MaxMemoryMiB and MaxVCPUs are the most that a machine may have; 0 means as much
+	// memory as is free here when it comes, and as many vCPUs as KVM takes.
+	MaxMemoryMiB, MaxVCPUs int
 	// Saved says that the machine comes out of a file: nobody may hold the locks
 	// of its disks, where otherwise its source must.
 	Saved bool
@@ -67,7 +70,10 @@ func newIncoming(in Incoming, offer migration.Offer) (*Machine, error) {
 	if err := cfg.validate(true); err != nil {
 		return nil, err
 	}
-	if err := checkHost(cfg, w.CPUID); err != nil {
+	if err := in.grant(cfg, offer.Memory != nil); err != nil {
+		return nil, err
+	}
+	if err := checkHost(w.CPUID); err != nil {
 		return nil, err
 	}
 	disks, err := in.resolve(cfg.Drives)

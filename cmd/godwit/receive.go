@@ -31,6 +31,9 @@ whatever the source calls its own. "listening on" on stderr says that a
 source may come, with the port where port 0 was asked for. A migration that fails leaves nothing behind, and the next
 one is waited for.
 
+A machine, of a source or out of a file, may have as much memory as is free here when it comes, or --max-memory, and
+--max-cpus vCPUs.
+
 With --listen file:PATH the machine comes out of a file that "godwit migrate --to file:PATH" wrote. Its disks must be
 as they were then, and used by nobody. PATH.restored notes that it was done: restoring the same file again is possible
 and brings a warning, since two copies of one guest are seldom meant. What is wrong with the file ends the command
@@ -74,6 +77,8 @@ why, and its guest runs on there.`,
 	f.Var(r.networks, "net", "use TAP for the source's network card ID, and put it into a bridge; may be repeated, as in --net net0=tap7,bridge=br0")
 	f.Var(&r.vsock, "vsock", "put the source's vsock at path=PATH; without, it is where the source had it if that is below an --allow-path, and else nobody is behind it; as in --vsock path=v.sock")
 	f.StringArrayVar(&r.allow, "allow-path", nil, "open disks below this `FOLDER` as the source names them, and backing files as images name them; may be repeated, as in --allow-path /srv/images")
+	f.Var(&r.maxMemory, "max-memory", "refuse a machine with more memory than this; given, it need not be free when the machine comes, as in --max-memory 8G (default what is free then)")
+	f.Var(&r.maxCPUs, "max-cpus", "refuse a machine with more vCPUs than this, as in --max-cpus 4 (default as many as KVM takes)")
 	r.guard.add(f)
 	r.addPatience(f)
 	f.BoolVar(&r.once, "once", false, "end with 1 when a migration fails, instead of waiting for the next, as in receive --once")
@@ -90,10 +95,14 @@ type receiver struct {
 	vsock    vsockPathValue
 	networks networkMapValue
 	allow    []string
-	guard    guard
-	once     bool
-	stall    timeValue
-	timeout  timeValue
+
+	maxMemory memoryValue
+	maxCPUs   countValue
+
+	guard   guard
+	once    bool
+	stall   timeValue
+	timeout timeValue
 }
 
 // addPatience makes the flags that say how long a source may take.
@@ -165,7 +174,8 @@ func (r *receiver) arrive(ctx context.Context, h *host, addr api.Address, secure
 
 // incoming is what a machine that comes may have here.
 func (r *receiver) incoming(h *host) vmm.Incoming {
-	return vmm.Incoming{Options: h.options(), Disks: r.disks, Networks: r.networks, Consoles: r.consoles, Vsock: string(r.vsock), AllowPrefixes: r.allow}
+	return vmm.Incoming{Options: h.options(), Disks: r.disks, Networks: r.networks, Consoles: r.consoles, Vsock: string(r.vsock), AllowPrefixes: r.allow,
+		MaxMemoryMiB: int(r.maxMemory), MaxVCPUs: int(r.maxCPUs)}
 }
 
 // wait takes migrations until one succeeds.

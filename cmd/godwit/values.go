@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -45,6 +46,27 @@ func (v *rateValue) String() string {
 		return ""
 	}
 	return units.FormatRate(float64(*v))
+}
+
+// countValue is a number of 1 or above; 0 is not given.
+type countValue int
+
+func (v *countValue) Set(s string) error {
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 || n > 1<<20 {
+		return fmt.Errorf("number %.40q: %w; write a whole number from 1 on", s, units.ErrSyntax)
+	}
+	*v = countValue(n)
+	return nil
+}
+
+func (v *countValue) Type() string { return "N" }
+
+func (v *countValue) String() string {
+	if *v == 0 {
+		return ""
+	}
+	return strconv.Itoa(int(*v))
 }
 
 // timeValue is a time of 0 or above.
