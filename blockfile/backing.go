@@ -43,7 +43,7 @@ func (c chain) with(r *raw, path string) (chain, error) {
 		}
 	}
 	if len(c.files) == MaxChain {
-		return c, fmt.Errorf("more than %d qcow2 images behind one another; merge some with qemu-img commit", MaxChain)
+		return c, fmt.Errorf("more than %d qcow2 images behind one another; merge some with godwit image commit", MaxChain)
 	}
 	c.files = append(c.files[:len(c.files):len(c.files)], id)
 	return c, nil
@@ -53,7 +53,7 @@ func (c chain) with(r *raw, path string) (chain, error) {
 func (c chain) withTables(h *qcow2.Header) (chain, error) {
 	c.tables += h.TableBytes()
 	if c.tables > maxChainTables {
-		return c, fmt.Errorf("the L1 tables of this image and of those before it take %d MiB of memory, more than the %d MiB that a disk may take; merge some with qemu-img commit, or convert them to larger clusters",
+		return c, fmt.Errorf("the L1 tables of this image and of those before it take %d MiB of memory, more than the %d MiB that a disk may take; merge some with godwit image commit, or convert them to larger clusters",
 			c.tables>>20, maxChainTables>>20)
 	}
 	return c, nil
@@ -70,8 +70,8 @@ func openBacking(h *qcow2.Header, image string, o Options, c chain) (File, error
 	}
 	format, err := ParseFormat(h.BackingFormat)
 	if h.BackingFormat == "" {
-		return nil, fmt.Errorf("it does not say the format of its backing file %q, which is not guessed; set it: qemu-img rebase -u -b %q -F raw %q (or -F qcow2)",
-			h.Backing, h.Backing, image)
+		return nil, fmt.Errorf("it does not say the format of its backing file %q, which is not guessed; set it: godwit image rebase %q --header-only --backing %q --backing-format raw (or qcow2)",
+			h.Backing, image, h.Backing)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("backing file %q: %w", h.Backing, err)
@@ -81,7 +81,7 @@ func openBacking(h *qcow2.Header, image string, o Options, c chain) (File, error
 		return nil, err
 	}
 	missing := func(err error) error {
-		return fmt.Errorf("backing file %q missing; put it there, or say where it is: qemu-img rebase -u -b PATH -F %s %q: %w", path, h.BackingFormat, image, err)
+		return fmt.Errorf("backing file %q missing; put it there, or say where it is: godwit image rebase %q --header-only --backing PATH --backing-format %s: %w", path, image, h.BackingFormat, err)
 	}
 	rule := o.Backing
 	if rule == nil {

@@ -91,6 +91,9 @@ func (q *qcow) WriteCache() bool { return q.cache != CacheWritethrough }
 // Image gives what reads and writes the format, for tools.
 func (q *qcow) Image() *qcow2.Image { return q.img }
 
+// Host gives the file of the image, for tools.
+func (q *qcow) Host() *HostFile { return q.host }
+
 // checkWrite judges a range that is to change.
 func (q *qcow) checkWrite(off, n int64) error {
 	if q.readOnly {

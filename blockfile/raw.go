@@ -197,6 +197,22 @@ func (r *raw) Flush() error {
 	}
 }
 
+// Truncate sets the size of the disk, for tools: nobody else has it open. A block
+// device has the size that it has.
+func (r *raw) Truncate(n int64) error {
+	switch {
+	case r.geo.device:
+		return fmt.Errorf("%q is a block device; change the size of the device", r.path)
+	case r.readOnly || !r.locked.Load():
+		return ErrNotLocked
+	}
+	if err := unix.Ftruncate(r.fd, n); err != nil {
+		return fmt.Errorf("set the length of %q: %w", r.path, err)
+	}
+	r.geo.size, r.geo.part = n, false
+	return r.Flush()
+}
+
 // Close implements File.
 func (r *raw) Close() error {
 	if r.locked.Swap(false) {

@@ -80,7 +80,7 @@ func (n *NewImage) check() error {
 			}
 		}
 		if images > blockfile.MaxChain {
-			return wrong("%d qcow2 images would lie behind one another, and a machine opens %d; merge some with qemu-img commit", images, blockfile.MaxChain)
+			return wrong("%d qcow2 images would lie behind one another, and a machine opens %d; merge some with godwit image commit", images, blockfile.MaxChain)
 		}
 		if n.Size < 0 {
 			n.Size = below.VirtualSizeBytes

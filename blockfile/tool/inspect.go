@@ -143,7 +143,7 @@ func (i *Info) readQcow2(f *blockfile.HostFile, rule blockfile.BackingRule, dept
 	case depth <= 1 && h.BackingFormat != Raw:
 		err = fmt.Errorf("more than %d qcow2 images behind one another, or a circle", blockfile.MaxChain)
 	case h.BackingFormat == "":
-		err = fmt.Errorf("the image does not say the format of %q; set it with qemu-img rebase -u -F", h.Backing)
+		err = fmt.Errorf("the image does not say the format of %q; set it: godwit image rebase --header-only --backing %q --backing-format raw (or qcow2)", h.Backing, h.Backing)
 	default:
 		var path string
 		if path, err = blockfile.BackingPath(h.Backing, i.Path); err == nil {

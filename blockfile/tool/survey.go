@@ -11,7 +11,7 @@ import (
 // Source is an image to read, with its chain.
 type Source struct {
 	Path   string
-	Format string // empty: by the first bytes, without a backing file
+	Format string // by the caller; empty: by the first bytes, without a backing file
 	// Snapshot names an internal snapshot to read instead of the disk, by its id
 	// or its name.
 	Snapshot string
@@ -22,16 +22,9 @@ type Source struct {
 // Open opens the source, and says its format. What its bytes alone call qcow2
 // may have been written by a guest, so then it gets no file to read behind it.
 func (s *Source) Open() (blockfile.Mapper, string, error) {
-	format := s.Format
-	if format == "" {
-		i, err := Inspect(s.Path, "", s.Rule)
-		if err != nil {
-			return nil, "", err
-		}
-		if format = i.Format; i.Qcow2Info != nil && i.BackingFile != "" {
-			return nil, "", fmt.Errorf("%w: %q looks like a qcow2 image over %q; if it is no raw disk whose guest wrote that, say --from qcow2",
-				ErrOptions, s.Path, i.BackingFile)
-		}
+	format, err := s.format()
+	if err != nil {
+		return nil, "", err
 	}
 	if s.Snapshot != "" && format != Qcow2 {
 		return nil, "", fmt.Errorf("%w: a snapshot of %q, which is a raw image and has none", ErrOptions, s.Path)
@@ -45,6 +38,22 @@ func (s *Source) Open() (blockfile.Mapper, string, error) {
 		return nil, "", err
 	}
 	return disk.(blockfile.Mapper), format, nil
+}
+
+// format is what the caller says, or the first bytes.
+func (s *Source) format() (string, error) {
+	if s.Format != "" {
+		return s.Format, nil
+	}
+	i, err := Inspect(s.Path, "", s.Rule)
+	if err != nil {
+		return "", err
+	}
+	if i.Qcow2Info != nil && i.BackingFile != "" {
+		return "", fmt.Errorf("%w: %q looks like a qcow2 image over %q; if it is no raw disk whose guest wrote that, say --from qcow2",
+			ErrOptions, s.Path, i.BackingFile)
+	}
+	return i.Format, nil
 }
 
 // Progress hears how many bytes of a disk are done.

@@ -20,11 +20,11 @@ func newImage() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_ = cmd.Help() // it writes to stdout; nothing to do if that is gone
-			return usage("image: say info, create, convert, check, compare, map or measure")
+			return usage("image: say info, create, convert, check, compare, map, measure, resize, commit or rebase")
 		},
 	}
 	cmd.AddCommand(newImageInfo(), newImageCreate(), newImageConvert(), newImageCheck(),
-		newImageCompare(), newImageMap(), newImageMeasure())
+		newImageCompare(), newImageMap(), newImageMeasure(), newImageResize(), newImageCommit(), newImageRebase())
 	return cmd
 }
 
@@ -148,7 +148,7 @@ is not replaced without --force. The image appears under its name when it is com
 			if err := tool.Create(n); err != nil {
 				return err
 			}
-			flags.sayFarBacking(n)
+			sayFarBacking(n.Path, n.Backing)
 			if !asJSON {
 				return nil
 			}

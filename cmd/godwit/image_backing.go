@@ -7,7 +7,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"godwit/blockfile"
-	"godwit/blockfile/tool"
 )
 
 // backingFlags say which backing files the images of `godwit image` may name.
@@ -32,13 +31,13 @@ func (b *backingFlags) rule() (blockfile.BackingRule, error) {
 }
 
 // sayFarBacking warns of a new image that a machine will not open as it is.
-func (i *imageFlags) sayFarBacking(n tool.NewImage) {
-	if n.Backing == "" {
+func sayFarBacking(image, backing string) {
+	if backing == "" {
 		return
 	}
-	path, err := blockfile.BackingPath(n.Backing, n.Path)
+	path, err := blockfile.BackingPath(backing, image)
 	if err == nil {
-		_, _, err = blockfile.BackingBelow(nil)(n.Path, path)
+		_, _, err = blockfile.BackingBelow(nil)(image, path)
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "godwit: note: %s\n", oneLine(err.Error()))

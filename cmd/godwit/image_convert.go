@@ -69,7 +69,7 @@ what it is. A TARGET of - is stdout: a raw disk, zeroes and all.`,
 			done, err := tool.Convert(ctx, c)
 			show.clear()
 			if err == nil {
-				flags.sayFarBacking(n)
+				sayFarBacking(n.Path, n.Backing)
 			}
 			switch {
 			case err != nil:
