@@ -191,7 +191,7 @@ func (r *raw) Flush() error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("flush %q: %w", r.path, err)
+			return fmt.Errorf("flush %q: %w; %w", r.path, err, ErrUnstable)
 		}
 		return nil
 	}

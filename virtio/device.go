@@ -44,7 +44,7 @@ type Device interface {
 	// on an inactive device.
 	Reset()
 	// Pause returns once nothing is under way: every request that was taken from
-	// a queue is answered, no guest memory is written and no host file is used
+	// a queue is answered, or kept (see Keeper), no guest memory is written and no host file is used
 	// until Resume. It may be called on an inactive or a paused device.
 	Pause() error
 	// Resume goes on. It does not kick the queues; the transport does.
@@ -59,6 +59,13 @@ type Negotiator interface {
 	// between Reset and Activate, and never for a device that was restored
 	// beyond that.
 	Negotiated(features uint64)
+}
+
+// Keeper is a Device that may be paused with requests that it took from a queue
+// and has not answered, and that saves them itself.
+type Keeper interface {
+	// Kept is their number in a queue, while the device is paused.
+	Kept(queue int) int
 }
 
 // Activation is what the driver and the transport agreed on.

@@ -32,7 +32,9 @@ type assembly struct {
 	allow    []string                                                          // Options.AllowPaths
 	unsaid   map[string]bool                                                   // drives whose format nobody said
 	overlays *Overlays
-	stdio    func() (fd int, err error) // Options.Stdio
+	// foundFull hears of a drive whose host has no room.
+	foundFull func(id, where string, err error)
+	stdio     func() (fd int, err error) // Options.Stdio
 }
 
 // assemble builds a machine in the order that KVM asks for: interrupt
@@ -40,7 +42,7 @@ type assembly struct {
 // state, memory and devices before the guest runs.
 func assemble(cfg Config, o Options, a assembly) (_ *Machine, err error) {
 	a.overlays, a.open, a.backing, a.allow = o.Overlays, o.Open, o.AllowBacking, o.AllowPaths
-	m := &Machine{cfg: cfg, log: o.Log, began: time.Now(), ended: make(chan struct{})}
+	m := &Machine{cfg: cfg, log: o.Log, onFull: o.OnFull, began: time.Now(), ended: make(chan struct{})}
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
 	}

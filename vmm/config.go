@@ -77,6 +77,10 @@ type Drive struct {
 	// backing file; else those in its own folder, and below Options.AllowPaths. It
 	// is this host's, and does not travel with the machine.
 	Backing string `json:"backing,omitempty"`
+	// OnFull is "pause" (the default) or "report": what happens to a request for
+	// which the host has no room. Pause has the machine stand still until it is
+	// resumed, and the request tried again then; report tells the guest of an I/O error.
+	OnFull string `json:"on_full,omitempty"`
 	// Queues is the number of request queues, 1 to 16; 0 means one per vCPU, at
 	// most 4.
 	Queues int `json:"num_queues,omitempty"`
@@ -195,6 +199,8 @@ func (c Config) validate(incoming bool) error {
 			return bad("drive %q: both read-only and a snapshot; give one", d.ID)
 		case d.Snapshot && incoming:
 			return bad("drive %q is a snapshot, whose changes lie in a temporary file of the source", d.ID)
+		case d.OnFull != "" && d.OnFull != OnFullPause && d.OnFull != OnFullReport:
+			return bad("drive %q: on-full %q; use %s or %s", d.ID, d.OnFull, OnFullPause, OnFullReport)
 		case d.Queues < 1 || d.Queues > 16:
 			return bad("drive %q: %d queues; give 1 to 16", d.ID, d.Queues)
 		}

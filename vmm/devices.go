@@ -66,6 +66,7 @@ func (m *Machine) createDevices(o Options, a assembly) error {
 		return err
 	}
 	a.stdio = o.Stdio
+	a.foundFull = m.foundFull
 	return m.createParts(a)
 }
 

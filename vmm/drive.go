@@ -61,7 +61,8 @@ func newDrive(spec Drive, a assembly) (_ part, err error) {
 			return nil, err
 		}
 	}
-	d.dev, err = blk.New(blk.Config{Backend: d.file, Serial: spec.ID, Queues: spec.Queues})
+	full, onFull := d.parks(a.foundFull)
+	d.dev, err = blk.New(blk.Config{Backend: d.file, Serial: spec.ID, Queues: spec.Queues, Full: full, OnFull: onFull})
 	return d, err
 }
 
@@ -84,7 +85,9 @@ func (d *drive) claim() error { return d.file.Lock() }
 func (d *drive) close() error {
 	var err error
 	if d.file != nil {
-		err = d.file.Close()
+		if err = d.file.Close(); err != nil && !d.IsReadOnly {
+			err = fmt.Errorf("%w: disk %q: %w", ErrUnwritten, d.ID, err)
+		}
 	}
 	if d.overlays != nil {
 		err = errors.Join(err, d.overlays.Close())

@@ -12,6 +12,7 @@ import (
 type Info struct {
 	ID            string        `json:"id"`
 	State         string        `json:"state"`
+	PausedFor     string        `json:"paused_for,omitempty"` // the disk that has no room, if one paused the machine
 	VCPUs         int           `json:"vcpus"`
 	MemoryMiB     int           `json:"memory_mib"`
 	MemoryBacking string        `json:"memory_backing"`
@@ -67,6 +68,7 @@ func (m *Machine) Info() (Info, error) {
 	i := Info{
 		ID:            m.cfg.ID,
 		State:         m.State().String(),
+		PausedFor:     m.pauseReason(),
 		VCPUs:         len(m.vcpus),
 		MemoryMiB:     m.cfg.Machine.MemSizeMiB,
 		MemoryBacking: m.cfg.Machine.MemoryBacking,

@@ -36,6 +36,9 @@ type Options struct {
 	// standard input and output, each time that a console asks for it; the caller
 	// closes it. Nil where they are used otherwise.
 	Stdio func() (fd int, err error)
+	// OnFull hears why a machine has been paused whose disk has no room on the
+	// host; Resume tries again. Nil hears nothing.
+	OnFull func(error)
 	// Log receives what an operator may want to know; nil is silent.
 	Log *slog.Logger
 }
@@ -67,8 +70,17 @@ type Machine struct {
 	state State
 	exit  Exit
 	ended chan struct{}
+	// full says which disk has no room since the machine went on last, pausing that
+	// pauseFull is on its way.
+	full    error
+	pausing bool
+
+	pausers sync.WaitGroup // pauseFull
+	onFull  func(error)
 
 	// Guarded by op:
+	fullPaused     bool   // paused because a disk has no room, and by nobody else
+	fullTold       bool   // and its owner knows
 	operatorPaused bool   // paused by its operator, so that it arrives paused
 	ticksAway      uint64 // what a restored machine's TSC must catch up
 	tscWanted      uint64 // what the vCPU being restored should read
@@ -188,6 +200,7 @@ func (m *Machine) run() error {
 		// has no kvmclock and needs no telling.
 		_ = v.fd.KVMClockCtrl()
 	}
+	m.tryAgain()
 	m.dev.resume()
 	m.runVCPUs()
 	if m.toFollow {
@@ -272,6 +285,7 @@ func (m *Machine) Config() Config { return m.cfg }
 // used afterwards.
 func (m *Machine) Close() error {
 	m.end(Exit{Kind: ExitStopped})
+	m.pausers.Wait() // none begins after the end
 	m.op.Lock()
 	defer m.op.Unlock()
 	if m.State() == StateClosed {

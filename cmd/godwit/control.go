@@ -89,6 +89,9 @@ func infoText(info api.Info) string {
 		fmt.Fprintf(&b, "  %-9s %s\n", name, fmt.Sprintf(format, a...))
 	}
 	fmt.Fprintf(&b, "%s  %s\n", info.ID, info.State)
+	if info.PausedFor != "" {
+		line("paused", "%s; then run godwit resume", oneLine(info.PausedFor))
+	}
 	if n := info.LastMigration; n != nil {
 		line("migration", "%s", oneLine(n.Text))
 	}

@@ -114,7 +114,9 @@ func (h *host) closeConsoles() error {
 
 // options is what a machine gets from this process.
 func (h *host) options() vmm.Options {
-	o := vmm.Options{Serial: h.serial}
+	o := vmm.Options{Serial: h.serial, OnFull: func(err error) {
+		h.say("the guest is paused: %v; make room there, then run godwit resume", err)
+	}}
 	if h.stdioID != "" {
 		o.Stdio = h.lendStdio
 	}
@@ -215,7 +217,11 @@ func (h *host) runOnce(ctx context.Context, m *vmm.Machine) (exit vmm.Exit, err 
 	h.console.Attach(nil)
 	h.inst.Detach()
 	exit = m.Exit()
-	h.warn(m.Close())
+	closed := m.Close()
+	if errors.Is(closed, vmm.ErrUnwritten) && exit.Kind != vmm.ExitFault {
+		return exit, errors.Join(err, closed)
+	}
+	h.warn(closed)
 	return exit, err
 }
 

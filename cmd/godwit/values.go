@@ -111,7 +111,7 @@ func (v *drivesValue) Set(s string) error {
 func (v *drivesValue) Type() string   { return "path=FILE[,..]" }
 func (v *drivesValue) String() string { return "" }
 
-// parseDrive reads path=F[,id=S][,format=raw|qcow2][,readonly][,snapshot][,cache=..][,backing=any]. What a
+// parseDrive reads path=F[,id=S][,format=raw|qcow2][,readonly][,snapshot][,cache=..][,on-full=..][,backing=any]. What a
 // value may be is vmm's to say.
 func parseDrive(s string) (vmm.Drive, error) {
 	pairs, err := units.ParsePairs(s)
@@ -140,11 +140,14 @@ func parseDrive(s string) (vmm.Drive, error) {
 		case p.Key == "cache":
 			d.Cache = p.Value
 			continue
+		case p.Key == "on-full":
+			d.OnFull = p.Value
+			continue
 		case p.Key == "backing":
 			d.Backing = p.Value
 			continue
 		}
-		return vmm.Drive{}, fmt.Errorf("disk %.200q: %w: %q; write path=FILE[,id=NAME][,format=raw|qcow2][,readonly][,snapshot][,cache=none|writeback|writethrough][,backing=any]",
+		return vmm.Drive{}, fmt.Errorf("disk %.200q: %w: %q; write path=FILE[,id=NAME][,format=raw|qcow2][,readonly][,snapshot][,cache=none|writeback|writethrough][,on-full=pause|report][,backing=any]",
 			s, units.ErrSyntax, p.Key)
 	}
 	if d.PathOnHost == "" {

@@ -66,6 +66,12 @@ type Config struct {
 	// InFlight bounds the requests, of all queues together, that wait for the
 	// backend at a time: 1 to MaxInFlight; 0 means DefaultInFlight.
 	InFlight int
+	// Full says of an error of the backend that the request is to be parked: the
+	// host has no room for it. OnFull hears of each, from any goroutine, when it is;
+	// it does not block and does not call the device. Both are nil where such an
+	// error goes to the guest.
+	Full   func(error) bool
+	OnFull func(error)
 }
 
 // Device is one virtio-blk device.
@@ -82,13 +88,21 @@ type Device struct {
 	pool      *pool // while activated
 	stats     counters
 
+	full   func(error) bool
+	onFull func(error)
+
 	errMu   sync.Mutex
 	lastErr error
+
+	parkMu  sync.Mutex
+	parked  []*request // failed for want of room, to be done again by Resume
+	arrived []place    // of what was parked where the guest came from, until Activate
 }
 
 var (
 	_ virtio.Device     = (*Device)(nil)
 	_ virtio.Negotiator = (*Device)(nil)
+	_ virtio.Keeper     = (*Device)(nil)
 )
 
 // New makes a device that is inactive.
@@ -115,10 +129,12 @@ func New(cfg Config) (*Device, error) {
 		return nil, fmt.Errorf("virtio-blk: %d queues; use 1 to %d", cfg.Queues, MaxQueues)
 	case q < 4 || q > 1024 || bits.OnesCount16(q) != 1:
 		return nil, fmt.Errorf("virtio-blk: queues of size %d; use a power of two from 4 to 1024", q)
+	case (cfg.Full == nil) != (cfg.OnFull == nil):
+		return nil, fmt.Errorf("virtio-blk: only one of Full and OnFull given")
 	case cfg.InFlight < 1 || cfg.InFlight > MaxInFlight:
 		return nil, fmt.Errorf("virtio-blk: %d requests in flight; use 1 to %d", cfg.InFlight, MaxInFlight)
 	}
-	d := &Device{backend: cfg.Backend, queues: cfg.Queues, qsize: cfg.QueueSize, inFlight: cfg.InFlight}
+	d := &Device{backend: cfg.Backend, queues: cfg.Queues, qsize: cfg.QueueSize, inFlight: cfg.InFlight, full: cfg.Full, onFull: cfg.OnFull}
 	d.try, _ = cfg.Backend.(Trier)
 	copy(d.serial[:], cfg.Serial)
 	d.writeback.Store(cfg.Backend.WriteCache())
@@ -144,9 +160,11 @@ func (d *Device) Activate(a virtio.Activation) error {
 		if q == nil {
 			continue
 		}
-		w := &worker{dev: d, q: q, notify: a.Notifier, features: a.Features, pool: d.pool}
+		w := &worker{dev: d, index: i, q: q, notify: a.Notifier, features: a.Features, pool: d.pool}
+		w.adopt(d.arrived)
 		d.workers.Start(a.Kicks[i], w.serve)
 	}
+	d.arrived = nil
 	return nil
 }
 
@@ -157,6 +175,7 @@ func (d *Device) Reset() {
 		d.pool.close()
 		d.pool = nil
 	}
+	d.forget()
 	d.writeback.Store(d.backend.WriteCache())
 }
 
@@ -171,6 +190,7 @@ func (d *Device) Pause() error {
 
 // Resume implements virtio.Device.
 func (d *Device) Resume() error {
+	d.unpark()
 	d.workers.Resume()
 	return nil
 }

@@ -15,7 +15,8 @@
 // is written before the answer.
 //
 // Pause, and Reset, return when every request that was popped is answered: none
-// is lost, none is left for another process to do again.
+// is lost, none is left for another process to do again. But those that the host
+// has no room for can be parked, and travel with the guest: see park.go.
 //
 // What a request is:
 //

@@ -49,6 +49,11 @@ func (p *pool) run() {
 	defer p.ended.Done()
 	for r := range p.jobs {
 		n, err := r.do()
+		if r.dev.park(r, err) {
+			p.answered()
+			p.settled(1)
+			continue
+		}
 		r.settleStatus(n, err)
 		r.worker.complete(r)
 	}

@@ -50,12 +50,17 @@ type request struct {
 	header [headerSize]byte             // a copy
 	ranges *[rangeSize * maxRanges]byte // copies, of a request that has some
 	listed int                          // bytes used of ranges
+	bad    error                        // of a request that arrived parked: what is wrong with it
 }
 
 // settleStatus writes the status and says what the writable part holds: filled
 // bytes from its start, then the status.
 func (r *request) settleStatus(filled int64, err error) {
-	r.status[0] = r.dev.account(err)
+	status := r.dev.account(err)
+	if r.status == nil {
+		return
+	}
+	r.status[0] = status
 	if filled < r.room {
 		// The status is not next to the data. What lies between was perhaps
 		// written by a transfer that failed.
@@ -119,6 +124,9 @@ func (r *request) try() (done bool, filled int64, err error) {
 
 // do carries a request out, however long that takes.
 func (r *request) do() (filled int64, err error) {
+	if r.bad != nil {
+		return 0, r.bad
+	}
 	b, s := r.dev.backend, &r.dev.stats
 	switch r.kind {
 	case typeIn:

@@ -18,6 +18,8 @@ type Stats struct {
 	// Deferred are the requests that were not answered at once by the queue's
 	// worker, but waited for the host's storage among others.
 	Deferred uint64 `json:"deferred"`
+	// Parked are the requests that wait now for room on the host.
+	Parked int `json:"parked"`
 	// HostErrors are requests that the backend failed; LastHostError is the
 	// latest of them.
 	HostErrors    uint64 `json:"host_errors"`
@@ -39,7 +41,7 @@ func (d *Device) Stats() Stats {
 		Reads: c.reads.Load(), Writes: c.writes.Load(), Flushes: c.flushes.Load(),
 		Discards: c.discards.Load(), WriteZeroes: c.writeZeroes.Load(),
 		BytesRead: c.bytesRead.Load(), BytesWritten: c.bytesWritten.Load(),
-		Deferred:   c.deferred.Load(),
+		Deferred:   c.deferred.Load(), Parked: d.Parked(),
 		HostErrors: c.hostErrors.Load(), GuestErrors: c.guestErrors.Load(),
 	}
 	d.errMu.Lock()

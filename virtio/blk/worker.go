@@ -41,6 +41,7 @@ const (
 // stands between the end of a request and its answer.
 type worker struct {
 	dev      *Device
+	index    int // of the queue
 	notify   virtio.Notifier
 	features uint64
 	pool     *pool
@@ -174,6 +175,9 @@ func (w *worker) begin(c *queue.Chain) error {
 		w.pool.submit(r)
 		return nil
 	}
+	if w.dev.park(r, err) {
+		return nil
+	}
 	r.settleStatus(n, err)
 	return w.push(r)
 }
@@ -259,5 +263,6 @@ func (w *worker) newRequest(c *queue.Chain) *request {
 		w.free = r.next
 	}
 	r.next, r.chain, r.status, r.written, r.n = nil, c, c.TakeLast(), 0, 0
+	r.bad = nil
 	return r
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"godwit/devices/state"
+	"godwit/virtio"
 )
 
 // stateVersion 1: registers, then each queue, then the device's version and its
@@ -79,7 +80,7 @@ func (t *Transport) Save(e *state.Encoder) error {
 	e.U32(t.queueSel)
 	e.U16(uint16(len(t.queues)))
 	for i := range t.queues {
-		if err := t.queues[i].save(e); err != nil {
+		if err := t.queues[i].save(e, t.kept(i)); err != nil {
 			return fmt.Errorf("save %q: queue %d: %w", t.id, i, err)
 		}
 	}
@@ -90,7 +91,15 @@ func (t *Transport) Save(e *state.Encoder) error {
 	return nil
 }
 
-func (r *queueRegs) save(e *state.Encoder) error {
+// kept is how many requests of a queue the device saves itself.
+func (t *Transport) kept(queue int) int {
+	if k, ok := t.dev.(virtio.Keeper); ok {
+		return k.Kept(queue)
+	}
+	return 0
+}
+
+func (r *queueRegs) save(e *state.Encoder, kept int) error {
 	e.U32(r.num)
 	e.U64(r.desc)
 	e.U64(r.driver)
@@ -99,7 +108,8 @@ func (r *queueRegs) save(e *state.Encoder) error {
 	if !r.ready {
 		return nil
 	}
-	if n := r.q.Outstanding(); n != 0 {
+	// Of a queue that was stopped, nothing is taken or answered any more.
+	if n := r.q.Outstanding() - kept; n != 0 && !r.q.Stopped() {
 		return fmt.Errorf("%d requests are not answered", n)
 	}
 	e.Bool(r.q.Stopped())

@@ -108,8 +108,8 @@ func (c *Config) check(mem *guestmem.Memory) error {
 // Size is the number of descriptors.
 func (q *Queue) Size() uint16 { return q.cfg.Size }
 
-// Next is what Config.Next must be for a queue that goes on from here. It may be
-// asked for only while every popped chain is pushed or put back.
+// Next is what Config.Next must be for a queue that goes on from here. The
+// chains that are out then are adopted there.
 func (q *Queue) Next() uint16 { return q.used }
 
 // Outstanding is the number of chains popped and not pushed; one that is staged
@@ -145,6 +145,11 @@ func (q *Queue) Pop() (*Chain, error) {
 	if err != nil {
 		return nil, q.fail(err)
 	}
+	return q.take(head)
+}
+
+// take counts the chain at head as popped.
+func (q *Queue) take(head uint16) (*Chain, error) {
 	c := q.newChain()
 	if err := q.walk(c, head); err != nil {
 		q.recycle(c)
@@ -154,6 +159,18 @@ func (q *Queue) Pop() (*Chain, error) {
 	q.next++
 	q.held += c.own
 	return c, nil
+}
+
+// Adopt takes a chain out again that was out where the queue comes from, by its
+// head, before anything is popped. On an error the queue is broken and stays so.
+func (q *Queue) Adopt(head uint16) (*Chain, error) {
+	if q.err != nil {
+		return nil, q.err
+	}
+	if q.Outstanding() >= int(q.cfg.Size) {
+		return nil, q.fail(fmt.Errorf("more than %d chains are out", q.cfg.Size))
+	}
+	return q.take(head)
 }
 
 // PutBack undoes the Pop of c: the next Pop gives the same entry, read anew. c
