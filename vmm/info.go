@@ -41,6 +41,7 @@ type BootMark struct {
 type SerialInfo struct {
 	WrittenBytes uint64 `json:"written_bytes"`
 	LostBytes    uint64 `json:"lost_bytes"`
+	LastError    string `json:"last_error,omitempty"` // why output was lost last, where writing it failed
 }
 
 // DriveInfo is a disk and what it has done.
@@ -88,7 +89,7 @@ func (m *Machine) Info() (Info, error) {
 		i.BootMarks = append(i.BootMarks, BootMark{Code: mark.Code, AtUS: mark.At.Microseconds(), Count: mark.Count})
 	}
 	s := m.dev.serial.Stats()
-	i.Serial = SerialInfo{WrittenBytes: s.Written, LostBytes: s.Lost}
+	i.Serial = SerialInfo{WrittenBytes: s.Written, LostBytes: s.Lost, LastError: faultText(s.WriteErr)}
 	for _, p := range m.dev.parts {
 		p.info(&i)
 	}

@@ -129,7 +129,11 @@ func infoText(info api.Info) string {
 		line("vsock", "CID %d, %s, %d connections, %d bytes to the host, %d to the guest",
 			v.GuestCID, place(v.Path, v.Fault), v.Stats.Open, v.Stats.BytesToHost, v.Stats.BytesToGuest)
 	}
-	line("serial", "%d bytes written, %d lost", info.Serial.WrittenBytes, info.Serial.LostBytes)
+	lost := ""
+	if info.Serial.LastError != "" {
+		lost = ": " + oneLine(info.Serial.LastError)
+	}
+	line("serial", "%d bytes written, %d lost%s", info.Serial.WrittenBytes, info.Serial.LostBytes, lost)
 	for _, m := range info.BootMarks {
 		times := ""
 		if m.Count > 1 {

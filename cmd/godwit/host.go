@@ -30,7 +30,7 @@ type hostFlags struct {
 }
 
 func (h *hostFlags) add(f *pflag.FlagSet) {
-	f.StringVar(&h.serial, "serial", "stdio", "serial console at `WHERE`: stdio, none, file:PATH or unix:PATH, as in --serial unix:console.sock; on a terminal Ctrl-a x stops the machine, Ctrl-a a sends Ctrl-a")
+	f.StringVar(&h.serial, "serial", "stdio", "serial console at `WHERE`: stdio, none, file:PATH[,limit=SIZE] (at SIZE it becomes PATH.1) or unix:PATH, as in --serial file:vm.log,limit=16M; on a terminal Ctrl-a x stops the machine, Ctrl-a a sends Ctrl-a")
 	f.StringVar(&h.socket, "api-sock", "", "serve the API on a unix socket at `PATH`, as in --api-sock vm.sock")
 	f.BoolVar(&h.noReboot, "no-reboot", false, "end when the guest resets instead of starting it again, as in run --no-reboot")
 }
@@ -67,6 +67,7 @@ func newHost(h hostFlags, named, stdioID string) (*host, error) {
 	}
 	out := &host{noReboot: h.noReboot, stdioID: stdioID}
 	out.inst = api.NewInstance(named, func(n api.Note) { out.say("%s", n.Text) })
+	spec.Say = func(text string) { out.say("%s", text) }
 	if out.serial, err = console.Open(spec); err != nil {
 		return nil, err
 	}

@@ -41,7 +41,7 @@ func (d *Device) Stats() Stats {
 		Reads: c.reads.Load(), Writes: c.writes.Load(), Flushes: c.flushes.Load(),
 		Discards: c.discards.Load(), WriteZeroes: c.writeZeroes.Load(),
 		BytesRead: c.bytesRead.Load(), BytesWritten: c.bytesWritten.Load(),
-		Deferred:   c.deferred.Load(), Parked: d.Parked(),
+		Deferred: c.deferred.Load(), Parked: d.Parked(),
 		HostErrors: c.hostErrors.Load(), GuestErrors: c.guestErrors.Load(),
 	}
 	d.errMu.Lock()

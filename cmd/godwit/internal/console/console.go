@@ -39,18 +39,25 @@ type Console struct {
 type Spec struct {
 	Kind string // stdio, file, unix or none
 	Path string
+	// Limit is the most that a file grows to before it is begun anew, bytes; 0 is
+	// none.
+	Limit int64
+	// Say tells the user of output that a file does not take; nil is silent.
+	Say func(text string)
 }
 
-// ParseSpec reads stdio, none, file:PATH or unix:PATH.
+// ParseSpec reads stdio, none, file:PATH[,limit=SIZE] or unix:PATH.
 func ParseSpec(text string) (Spec, error) {
 	kind, path, hasPath := strings.Cut(text, ":")
 	switch {
 	case (kind == "stdio" || kind == "none") && !hasPath:
 		return Spec{Kind: kind}, nil
-	case (kind == "file" || kind == "unix") && path != "":
-		return Spec{kind, path}, nil
+	case kind == "file" && path != "":
+		return parseFile(path)
+	case kind == "unix" && path != "":
+		return Spec{Kind: kind, Path: path}, nil
 	}
-	return Spec{}, fmt.Errorf("%w %.200q: write stdio, none, file:PATH or unix:PATH", ErrSpec, text)
+	return Spec{}, fmt.Errorf("%w %.200q: write stdio, none, file:PATH[,limit=SIZE] or unix:PATH", ErrSpec, text)
 }
 
 // Open opens the console. Stdin is not touched before Start.
@@ -62,11 +69,11 @@ func Open(s Spec) (*Console, error) {
 	case "none":
 		c.out = io.Discard
 	case "file":
-		f, err := os.OpenFile(s.Path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		f, err := openFile(s)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrSpec, err)
 		}
-		c.out, c.end = f, f.Close
+		c.out, c.end = f, f.close
 	case "unix":
 		l, err := api.Address{Network: "unix", Target: s.Path}.Listen(nil)
 		if err != nil {

@@ -115,7 +115,7 @@ func TestRawLeavesOtherFilesAlone(t *testing.T) {
 
 func TestParseSpec(t *testing.T) {
 	for text, want := range map[string]Spec{
-		"stdio": {Kind: "stdio"}, "none": {Kind: "none"}, "file:a:b": {"file", "a:b"}, "unix:/x": {"unix", "/x"},
+		"stdio": {Kind: "stdio"}, "none": {Kind: "none"}, "file:a:b": {Kind: "file", Path: "a:b"}, "unix:/x": {Kind: "unix", Path: "/x"},
 	} {
 		got, err := ParseSpec(text)
 		require.NoError(t, err)
@@ -130,7 +130,7 @@ func TestParseSpec(t *testing.T) {
 func TestFileConsoleAppends(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	for _, text := range []string{"one\n", "two\n"} {
-		c, err := Open(Spec{"file", path})
+		c, err := Open(Spec{Kind: "file", Path: path})
 		require.NoError(t, err)
 		_, err = c.Write([]byte(text))
 		require.NoError(t, err)
@@ -144,7 +144,7 @@ func TestFileConsoleAppends(t *testing.T) {
 
 func TestSocketConsole(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
-	c, err := Open(Spec{"unix", path})
+	c, err := Open(Spec{Kind: "unix", Path: path})
 	require.NoError(t, err)
 	write := func(text string) {
 		_, err := c.Write([]byte(text))
