@@ -25,7 +25,7 @@ var (
 	textFlags   = words("append cmdline name guest codec order throttle stop mac id")
 	streamFlags = words("serial to listen from")
 	insideFlags = words("api-sock")
-	diskOptions = words("path id format cache readonly snapshot backing")
+	diskOptions = words("path id format cache readonly snapshot backing on-full")
 )
 
 func words(s string) map[string]bool {
@@ -213,6 +213,9 @@ func (f *finder) disk(p, format string, readOnly bool) error {
 	if readOnly && st.Mode().IsRegular() && (st.Size() == 0 || st.Size()%sectorSize != 0) {
 		f.found.Files = append(f.found.Files, File{Host: abs, Path: abs})
 		return nil
+	}
+	if readOnly && format == "" && isQcow2(abs) {
+		return fmt.Errorf("%w: %q looks like a qcow2 image and its format is not said; give format=qcow2, or format=raw if its first bytes are the disk's own", ErrConfig, p)
 	}
 	if !readOnly && (format == "qcow2" || format == "" && isQcow2(abs)) {
 		return fmt.Errorf("%w: writable qcow2 image %q would have to grow, and a block device of the lab cannot; use snapshot, or convert it to raw",

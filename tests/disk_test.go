@@ -14,7 +14,7 @@ import (
 // runDisk starts a guest that writes to its disk and ends by itself.
 func runDisk(t *testing.T, disk string, more ...string) *process {
 	return start(t, append([]string{"run", "--guest", "metronome", "--memory", "64M", "--disk", disk,
-		"--append", "beat=50 io=blk,4k,depth=1,write,span=1,prefill"}, more...)...)
+		"--append", "beat=50 io=blk,4k,depth=1,write,span=1,prefill,flush=10"}, more...)...)
 }
 
 func sum(t *testing.T, path string) [32]byte {
@@ -89,9 +89,42 @@ func TestBackingFromAStranger(t *testing.T) {
 	p.ends(0)
 	p = runDisk(t, "path="+image+",backing=any,format=raw")
 	p.ends(2)
+	p = runDisk(t, "path="+image+",format=qcow2", "--allow-path", filepath.Join(dir, "none"))
+	p.ends(2)
+	require.Contains(t, p.err.String(), "it would allow nothing")
 	for _, allow := range [][]string{{"--any-backing"}, {"--allow-path", dir}} {
 		code, _, errs = godwit(t, append([]string{"image", "convert", "--force", "--from", "qcow2", image, copied, "--to", "raw"}, allow...)...)
 		require.Zero(t, code, errs)
 	}
 	require.FileExists(t, copied)
+}
+
+// TestDiskCutShort: a qcow2 image whose copy did not finish is told by name, and
+// not run.
+func TestDiskCutShort(t *testing.T) {
+	needKVM(t)
+	image := filepath.Join(t.TempDir(), "vm.qcow2")
+	code, _, errs := godwit(t, "image", "create", image, "4M")
+	require.Zero(t, code, errs)
+	p := runDisk(t, "path="+image+",format=qcow2")
+	p.awaitBeats(3)
+	p.signal(unix.SIGTERM)
+	p.ends(0)
+	st, err := os.Stat(image)
+	require.NoError(t, err)
+	require.NoError(t, os.Truncate(image, st.Size()-3<<16))
+	for _, options := range []string{"", ",readonly", ",snapshot"} {
+		p = runDisk(t, "path="+image+",format=qcow2"+options)
+		p.ends(1)
+		require.Contains(t, p.err.String(), "cut short")
+	}
+	code, _, errs = godwit(t, "image", "convert", image, image+".raw", "--to", "raw")
+	require.Equal(t, 1, code)
+	require.Contains(t, errs, "cut short")
+	code, _, errs = godwit(t, "image", "check", image, "--repair", "all")
+	require.Zero(t, code, errs)
+	p = runDisk(t, "path="+image+",format=qcow2")
+	p.awaitBeats(1)
+	p.signal(unix.SIGTERM)
+	p.ends(0)
 }

@@ -7,16 +7,31 @@ import (
 	"github.com/spf13/pflag"
 
 	"godwit/blockfile"
+	"godwit/cmd/godwit/internal/units"
 )
+
+// pathsValue collects --allow-path: folders, or files, that are there.
+type pathsValue []string
+
+func (v *pathsValue) Set(s string) error {
+	if _, err := os.Stat(s); err != nil {
+		return fmt.Errorf("%.200q: %w: it would allow nothing: %w", s, units.ErrSyntax, err)
+	}
+	*v = append(*v, s)
+	return nil
+}
+
+func (v *pathsValue) Type() string   { return "FOLDER" }
+func (v *pathsValue) String() string { return "" }
 
 // backingFlags say which backing files the images of `godwit image` may name.
 type backingFlags struct {
-	allow []string
+	allow pathsValue
 	any   bool
 }
 
 func (b *backingFlags) add(f *pflag.FlagSet) {
-	f.StringArrayVar(&b.allow, "allow-path", nil, "open backing files below this `FOLDER`, too, and not only in the folder of the image that names them; may be repeated, as in --allow-path /srv/bases")
+	f.Var(&b.allow, "allow-path", "open backing files below this `FOLDER`, too, and not only in the folder of the image that names them; may be repeated, as in --allow-path /srv/bases")
 	f.BoolVar(&b.any, "any-backing", false, "open any backing file that the images name, for images whose maker you trust, as in --any-backing")
 }
 
