@@ -255,6 +255,8 @@ func TestResumeAfterUnknownOutcome(t *testing.T) {
 				refused(t, r.c.Resume(ctx, false), 409, c.plain)
 				require.Equal(t, vmm.StatePaused, r.vm.State())
 				require.NoError(t, r.c.Resume(ctx, true))
+				require.True(t, r.vm.certain, "nobody knows where the guest was")
+				require.False(t, r.vm.stale)
 				require.True(t, time.Now().After(lost.ForceAfter), "the lease is waited out")
 			} else {
 				require.NoError(t, r.c.Resume(ctx, false))

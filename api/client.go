@@ -62,6 +62,11 @@ func (c *Client) Resume(ctx context.Context, force bool) error {
 	return c.do(ctx, http.MethodPatch, "/vm", VMUpdate{State: "Resumed", Force: force}, nil)
 }
 
+// ResumeStale is Resume with VMUpdate's ForceStale.
+func (c *Client) ResumeStale(ctx context.Context) error {
+	return c.do(ctx, http.MethodPatch, "/vm", VMUpdate{State: "Resumed", ForceStale: true}, nil)
+}
+
 // Stop ends the guest.
 func (c *Client) Stop(ctx context.Context) error {
 	return c.do(ctx, http.MethodPut, "/actions", Action{Type: "InstanceStop"}, nil)

@@ -19,8 +19,9 @@ import (
 
 // fakeVM is a Machine whose migrations move a simulated guest.
 type fakeVM struct {
-	sim  *sim.Machine
-	from migration.Source // what migrates, where it is not sim
+	certain, stale bool // as TakeBack was asked
+	sim            *sim.Machine
+	from           migration.Source // what migrates, where it is not sim
 
 	mu    sync.Mutex
 	state vmm.State
@@ -104,6 +105,13 @@ func (f *fakeVM) Source() migration.Source {
 		return f.from
 	}
 	return f.sim
+}
+
+func (f *fakeVM) TakeBack(certain, stale bool) error {
+	f.mu.Lock()
+	f.certain, f.stale = certain, stale
+	f.mu.Unlock()
+	return f.Source().Reclaim()
 }
 
 func (f *fakeVM) MigratedTo() {

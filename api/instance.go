@@ -33,6 +33,8 @@ type Machine interface {
 	SetBalloonInterval(seconds int) error
 	// Source gives the engine's view; each migration takes a new one.
 	Source() migration.Source
+	// TakeBack takes back what a migration released: see vmm.Machine.
+	TakeBack(certain, stale bool) error
 	// MigratedTo ends a machine whose guest runs elsewhere.
 	MigratedTo()
 }
@@ -153,7 +155,10 @@ func (i *Instance) Pause(ctx context.Context) error {
 // Resume lets the guest run on. A guest that a migration left paused is resumed
 // only where that cannot make two copies run: with force, after waiting until
 // the destination can no longer take it. Resuming a running guest is no error.
-func (i *Instance) Resume(ctx context.Context, force bool) error {
+//
+// A guest that moved, or may have, does not run over disks that are newer than its
+// memory unless stale says so.
+func (i *Instance) Resume(ctx context.Context, force, stale bool) error {
 	i.op.Lock()
 	defer i.op.Unlock()
 	m, mv, err := i.idle()
@@ -161,10 +166,10 @@ func (i *Instance) Resume(ctx context.Context, force bool) error {
 		return err
 	}
 	if mv != nil {
-		if err := mv.mayResume(ctx, force); err != nil {
+		if err := mv.mayResume(ctx, force || stale); err != nil {
 			return err
 		}
-		if err := m.Source().Reclaim(); err != nil {
+		if err := m.TakeBack(mv.outcome() != nil, stale); err != nil {
 			return fmt.Errorf("resume: take the disks back: %w", err)
 		}
 	}

@@ -181,10 +181,10 @@ func (s *Server) patchVM(r *http.Request) (any, error) {
 		return nil, err
 	}
 	switch {
-	case u.State == "Paused" && !u.Force:
+	case u.State == "Paused" && !u.Force && !u.ForceStale:
 		return nil, s.inst.Pause(r.Context())
 	case u.State == "Resumed":
-		return nil, s.inst.Resume(r.Context(), u.Force)
+		return nil, s.inst.Resume(r.Context(), u.Force, u.ForceStale)
 	}
 	return nil, fmt.Errorf("%w: state %.40q; use Paused or Resumed, force only with the latter", errRequest, u.State)
 }

@@ -38,6 +38,9 @@ type VMUpdate struct {
 	// Force resumes a guest whose migration nobody knows the end of. The call
 	// first waits until the destination can no longer take it.
 	Force bool `json:"force,omitempty"`
+	// ForceStale is Force, also over disks that were taken or written by others since
+	// the guest left, or of which that cannot be told.
+	ForceStale bool `json:"force_stale,omitempty"`
 }
 
 // Action is the body of PUT /actions.

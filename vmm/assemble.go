@@ -74,6 +74,9 @@ func assemble(cfg Config, o Options, a assembly) (_ *Machine, err error) {
 	if err := m.createDevices(o, a); err != nil {
 		return nil, err
 	}
+	if !a.incoming {
+		m.markImages()
+	}
 	for _, v := range m.vcpus {
 		v.start()
 	}

@@ -17,6 +17,9 @@ type drive struct {
 	path string // what was opened here
 	file blockfile.File
 	dev  *blk.Device
+	left departure // the image when it was released last
+	// stale says that the image was found newer than left, which stays what it was.
+	stale bool
 	// overlays closes what the drive made for itself alone.
 	overlays *Overlays
 }
@@ -77,7 +80,17 @@ func (d *drive) release() error {
 			return err
 		}
 	}
-	return d.file.Unlock()
+	if err := d.file.Unlock(); err != nil {
+		return err
+	}
+	f, ok := d.file.(blockfile.Historian)
+	if !ok || d.stale {
+		return nil
+	}
+	var err error
+	d.left.History, err = f.History()
+	d.left.noted = err == nil && d.left.Known()
+	return err
 }
 
 func (d *drive) claim() error { return d.file.Lock() }

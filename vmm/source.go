@@ -211,21 +211,28 @@ func (s *source) Release() error {
 
 // Reclaim implements migration.Source. The guest runs on without a channel whose
 // path cannot be had again; see channels.go.
-func (s *source) Reclaim() error {
-	s.m.op.Lock()
-	defer s.m.op.Unlock()
-	if !s.m.released {
+func (s *source) Reclaim() error { return s.m.reclaim(func() error { return nil }) }
+
+// reclaim takes back what Release gave up, if check, asked when the disks are
+// locked, allows it.
+func (m *Machine) reclaim(check func() error) error {
+	m.op.Lock()
+	defer m.op.Unlock()
+	if !m.released {
 		return nil
 	}
-	if err := s.m.notTaken(); err != nil {
+	if err := m.notTaken(); err != nil {
 		return err // the disks are the destination's, too
 	}
-	if err := s.m.dev.claimParts(true); err != nil {
+	if err := m.dev.claimParts(true); err != nil {
 		return err
 	}
-	s.m.released = false
-	s.m.toFollow = true // when it runs: an operator may have paused it
-	s.m.reclaimChannels(channelTries)
+	if err := check(); err != nil {
+		return errors.Join(err, m.dev.release())
+	}
+	m.released = false
+	m.toFollow = true // when it runs: an operator may have paused it
+	m.reclaimChannels(channelTries)
 	return nil
 }
 

@@ -186,6 +186,7 @@ func (t *target) Run() error {
 	if err := t.m.mem.Thaw(); err != nil {
 		return err
 	}
+	t.m.markImages() // GO has come and the guest has not written yet
 	if t.m.operatorPaused {
 		t.m.op.Lock()
 		defer t.m.op.Unlock()

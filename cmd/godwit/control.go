@@ -35,16 +35,20 @@ func newPause() *cobra.Command {
 }
 
 func newResume() *cobra.Command {
-	var force bool
+	var force, stale bool
 	cmd := newControl("resume", "Let a paused machine run on", "godwit resume --name web",
 		func(cmd *cobra.Command, c *api.Client) error {
-			if force {
+			if force || stale {
 				tellWait(cmd.Context(), c)
+			}
+			if stale {
+				return c.ResumeStale(cmd.Context())
 			}
 			return c.Resume(cmd.Context(), force)
 		})
 	cmd.Flags().BoolVar(&force, "force", false, "resume a guest whose migration ended without anybody knowing where it runs, as in resume --force: "+
 		"look at the destination first; waits until the destination can no longer take it")
+	cmd.Flags().BoolVar(&stale, "force-stale", false, "as --force, also over disks that others took or wrote since the guest left: its old memory may destroy them; as in resume --force-stale")
 	return cmd
 }
 
