@@ -3,11 +3,13 @@ package vmm
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"godwit/blockfile"
 	"godwit/blockfile/qcow2"
@@ -151,4 +153,20 @@ func TestBackingIsThisHosts(t *testing.T) {
 	in := Incoming{Disks: map[string]string{"vda": path}}
 	_, err = newDrive(driveSpec(path), assembly{incoming: true, disks: in.Disks, backing: in.judged().AllowBacking})
 	require.ErrorIs(t, err, ErrIncompatible)
+}
+
+// failsToClose is a disk that cannot write its end.
+type failsToClose struct{ blockfile.File }
+
+func (f failsToClose) Close() error { return errors.Join(f.File.Close(), unix.ENOSPC) }
+
+// TestUnwrittenDisk: what is not on a disk at the end has a name, and the disk's.
+func TestUnwrittenDisk(t *testing.T) {
+	spec := driveSpec(qcowImage(t, filepath.Join(t.TempDir(), "base")))
+	d := newTestDrive(t, spec, assembly{})
+	d.file = failsToClose{d.file}
+	err := d.close()
+	require.ErrorIs(t, err, ErrUnwritten)
+	require.ErrorIs(t, err, unix.ENOSPC)
+	require.ErrorContains(t, err, fmt.Sprintf("disk %q", spec.ID))
 }

@@ -239,6 +239,9 @@ func TestParseDrive(t *testing.T) {
 	d, err = parseDrive("path=a,,b,,,,c,,,readonly")
 	require.NoError(t, err)
 	require.Equal(t, vmm.Drive{PathOnHost: "a,b,,c,", IsReadOnly: true}, d, "a comma is written twice")
+	d, err = parseDrive("path=a,on-full=report")
+	require.NoError(t, err)
+	require.Equal(t, vmm.Drive{PathOnHost: "a", OnFull: vmm.OnFullReport}, d)
 	d, err = parseDrive("path=a,format=qcow2,snapshot")
 	require.NoError(t, err)
 	require.Equal(t, vmm.Drive{PathOnHost: "a", Format: "qcow2", Snapshot: true}, d)
@@ -366,4 +369,22 @@ func TestSummarySaysHowFarTheGuestWasSlowed(t *testing.T) {
 		require.Equal(t, want != "", strings.Contains(text, "slowed"), text)
 		require.Contains(t, text, want)
 	}
+}
+
+// TestUnwrittenIsAResult: a disk that could not be written to its end is no mere
+// warning.
+func TestUnwrittenIsAResult(t *testing.T) {
+	unwritten := fmt.Errorf("%w: disk full", vmm.ErrUnwritten)
+	for _, kind := range []vmm.ExitKind{vmm.ExitPowerOff, vmm.ExitReset, vmm.ExitStopped, vmm.ExitMigrated} {
+		lost, other := judgeClose(vmm.Exit{Kind: kind}, errors.Join(errors.New("console"), unwritten))
+		require.ErrorIs(t, lost, vmm.ErrUnwritten)
+		require.NoError(t, other)
+		require.Equal(t, exitFailed, codeOf(action(func(*cobra.Command, []string) error { return lost })(nil, nil)))
+	}
+	lost, other := judgeClose(vmm.Exit{Kind: vmm.ExitFault}, unwritten)
+	require.NoError(t, lost)
+	require.ErrorIs(t, other, vmm.ErrUnwritten)
+	lost, other = judgeClose(vmm.Exit{}, errors.New("console"))
+	require.NoError(t, lost)
+	require.Error(t, other)
 }

@@ -218,12 +218,19 @@ func (h *host) runOnce(ctx context.Context, m *vmm.Machine) (exit vmm.Exit, err 
 	h.console.Attach(nil)
 	h.inst.Detach()
 	exit = m.Exit()
-	closed := m.Close()
-	if errors.Is(closed, vmm.ErrUnwritten) && exit.Kind != vmm.ExitFault {
-		return exit, errors.Join(err, closed)
+	lost, other := judgeClose(exit, m.Close())
+	h.warn(other)
+	return exit, errors.Join(err, lost)
+}
+
+// judgeClose says which of what went wrong when a machine was closed is the
+// command's result: a disk that lacks what its guest wrote. A guest's fault is
+// more to know.
+func judgeClose(exit vmm.Exit, err error) (lost, other error) {
+	if errors.Is(err, vmm.ErrUnwritten) && exit.Kind != vmm.ExitFault {
+		return err, nil
 	}
-	h.warn(closed)
-	return exit, err
+	return nil, err
 }
 
 // fault reports how the guest failed.
