@@ -68,14 +68,15 @@ func (m *Image) checkEnd() error {
 	return nil
 }
 
-// place is where the data begins that an L2 entry refers to, 0 for none. What is
-// wrong with the entry otherwise is said when it is read.
+// place is where the data begins that an L2 entry refers to, 0 for none: a zero
+// cluster's storage holds none. What is wrong with the entry otherwise is said
+// when it is read.
 func (m *Image) place(entry uint64) int64 {
 	kind, off, err := m.g.split(entry)
 	if err == nil && kind == Compressed {
 		off, _, err = m.g.compressedPlace(entry)
 	}
-	if err != nil {
+	if err != nil || kind == Zero {
 		return 0
 	}
 	return off

@@ -71,6 +71,14 @@ func TestCountedBehindTheEnd(t *testing.T) {
 	suspect, err := i.countsBeyondEnd()
 	require.NoError(t, err)
 	require.True(t, suspect)
+	// Nor is the storage of a cluster that reads as zeroes.
+	s := image{m, t, h}
+	s.put(s.entry(zero), uint64(len(m.b)+511)&^511|flagZero)
+	_, err = Open(m, Options{})
+	require.NoError(t, err)
+	s.put(s.entry(zero), uint64(len(m.b)+511)&^511|flagCopied)
+	_, err = Open(m, Options{})
+	require.ErrorIs(t, err, ErrShort)
 }
 
 // TestReadBehindTheEnd: an entry whose cluster is not there does not read as
