@@ -73,6 +73,9 @@ func inOwnFolder(image, path string) (folder, name string, own bool, err error) 
 }
 
 func notAllowed(image, path string) error {
+	if at, err := filepath.EvalSymlinks(path); err == nil {
+		path = at // what would be allowed
+	}
 	return fmt.Errorf("%w: %q does not lie in the folder of %q, which names it, and an image can name any file of this host; if it should be read, pass --allow-path %q, or backing=any on --disk (godwit image: --any-backing)",
 		ErrBackingNotAllowed, path, image, filepath.Dir(path))
 }

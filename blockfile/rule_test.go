@@ -75,6 +75,10 @@ func TestBackingStaysInItsFolder(t *testing.T) {
 		require.ErrorIs(t, err, ErrBackingNotAllowed, name)
 		require.ErrorContains(t, err, "--allow-path", name)
 		require.ErrorContains(t, err, "backing=any", name)
+		if filepath.Base(backing[0]) == "secret" || name == "link" || name == "link to a link" {
+			require.ErrorContains(t, err, fmt.Sprintf("--allow-path %q", r.elsewhere), "%s: the advice helps", name)
+			require.NoError(t, openRuled(path, BackingBelow([]string{r.elsewhere})), name)
+		}
 		if name != "proc" {
 			require.NoError(t, openRuled(path, AnyBacking), name)
 			require.NoError(t, openRuled(path, BackingBelow([]string{filepath.Dir(r.mine)})), name)

@@ -49,8 +49,8 @@ func Resize(s Source, size func(was int64) (int64, error), shrink bool) (_ *Resi
 	case out.VirtualSize <= 0 || out.VirtualSize%blockfile.SectorSize != 0:
 		return nil, fmt.Errorf("%w: a disk of %d bytes; it must be a multiple of 512, and above 0", ErrOptions, out.VirtualSize)
 	case out.VirtualSize < out.WasBytes && !shrink:
-		return nil, fmt.Errorf("%w: %q has %d bytes, and what lies behind byte %d would be lost; make the guest's file systems smaller first, and pass --shrink",
-			ErrOptions, s.Path, out.WasBytes, out.VirtualSize)
+		return nil, fmt.Errorf("resize %q: it has %d bytes, and what lies behind byte %d would be lost; make the guest's file systems smaller first, and pass --shrink",
+			s.Path, out.WasBytes, out.VirtualSize)
 	}
 	if q, ok := disk.(image); ok {
 		err = q.Image().Resize(out.VirtualSize)

@@ -115,7 +115,7 @@ func inspect(path, format, from string, rule blockfile.BackingRule, open blockfi
 		return nil, err
 	}
 	i.DiskSizeBytes, i.access = st.Blocks*512, accessOf(&st)
-	i.VirtualSizeBytes = i.FileSizeBytes
+	i.VirtualSizeBytes = roundUp(i.FileSizeBytes, blockfile.SectorSize)
 	switch i.Format {
 	case Raw:
 		return i, nil

@@ -77,7 +77,9 @@ what it is. A TARGET of - is stdout: a raw disk, zeroes and all.`,
 			case asJSON:
 				return printJSON(done)
 			}
-			fmt.Fprint(os.Stderr, convertedText(done))
+			if !stdout {
+				fmt.Fprint(os.Stderr, convertedText(done))
+			}
 			return nil
 		}),
 	}

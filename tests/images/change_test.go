@@ -74,7 +74,7 @@ func TestResizeAgrees(t *testing.T) {
 	}{
 		{[]string{"create", path, "1M", "--format", "raw"}, 0, 1 << 20},
 		{[]string{"resize", path, "+1M"}, 0, 2 << 20},
-		{[]string{"resize", path, "1M"}, 2, 2 << 20},
+		{[]string{"resize", path, "1M"}, 1, 2 << 20},
 		{[]string{"resize", path, "--shrink", "--", "-512K"}, 0, 3 << 19},
 		{[]string{"resize", path, "--shrink", "--", "-2M"}, 2, 3 << 19},
 		{[]string{"resize", path, "+-1M"}, 2, 3 << 19},

@@ -110,6 +110,11 @@ func TestOddSizes(t *testing.T) {
 	code, diag := godwit(t, &done, "convert", raw, copied)
 	require.Zero(t, code, diag)
 	run(t, "qemu-img", "compare", "-f", "raw", "-F", "qcow2", raw, copied)
+	var over tool.Info
+	code, diag = godwit(t, &over, "create", filepath.Join(dir, "over.qcow2"), "--backing", "odd.img", "--backing-format", "raw")
+	require.Zero(t, code, diag)
+	require.EqualValues(t, 3072, over.VirtualSizeBytes)
+	run(t, "qemu-img", "compare", "-f", "raw", "-F", "qcow2", raw, filepath.Join(dir, "over.qcow2"))
 	for _, more := range []int{1, 291, 511} {
 		path := filepath.Join(dir, fmt.Sprint(more))
 		run(t, "qemu-img", "create", "-q", "-f", "qcow2", path, "1M")
