@@ -65,9 +65,10 @@ type tscMSR struct {
 	data     uint64
 }
 
-// proveClock makes one vCPU and reads its TSC twice. Between the readings it must
-// have advanced by what our own counter did.
-func proveClock() error {
+// ProveClock tells, inside the lab, whether new vCPUs have clocks that go: it makes
+// a vCPU and reads its TSC twice. Between the readings that must have advanced by what
+// our own counter did.
+func ProveClock() error {
 	vm, vcpu, err := tryVCPU()
 	if err != nil {
 		return fmt.Errorf("try a vCPU of the lab: %w", err)
@@ -89,7 +90,7 @@ func proveClock() error {
 	}
 	khz, _ := ioctl(vcpu, kvmGetTSCKHz, 0)
 	return fmt.Errorf("the clock of the lab's vCPUs is wrong: a vCPU's TSC went on by %d ticks while the outer one went on by %d to %d, so guests would stand still "+
-		"at their first sleep; the vCPU's rate is %d kHz, %s; the kernel said: %s", went, least, most, khz, clockFigures(), kernelSays())
+		"at their first sleep; the vCPU's rate is %d kHz, %s", went, least, most, khz, Figures())
 }
 
 func ioctl(fd int, request uint, arg uintptr) (int, error) {
@@ -129,21 +130,26 @@ func vcpuTSC(vcpu int) (uint64, error) {
 	return m.data, nil
 }
 
-// clockFigures is what kvm says of the clock of each vCPU that there is.
-func clockFigures() string {
+// kvmFigures are files of debugfs, below kvm: how the clocks of the vCPUs are set, and
+// whether the guests go on. Healthy offsets are large and negative.
+var kvmFigures = []string{"*/vcpu*/tsc-offset", "*/vcpu*/tsc-scaling-ratio", "*/vcpu*/lapic_timer_advance_ns", "*/exits", "*/halt_exits", "*/halt_wakeup", "*/irq_injections"}
+
+// Figures is, inside the lab, what kvm and the kernel say of the guests' clocks.
+func Figures() string {
+	const root = "/sys/kernel/debug/kvm/"
 	var all []string
-	for _, name := range []string{"tsc-offset", "tsc-scaling-ratio"} {
-		files, _ := filepath.Glob("/sys/kernel/debug/kvm/*/vcpu*/" + name)
+	for _, name := range kvmFigures {
+		files, _ := filepath.Glob(root + name)
 		for _, f := range files {
 			if text, err := os.ReadFile(f); err == nil {
-				all = append(all, fmt.Sprintf("%s %s", strings.TrimPrefix(f, "/sys/kernel/debug/"), strings.TrimSpace(string(text))))
+				all = append(all, fmt.Sprintf("kvm/%s %s", strings.TrimPrefix(f, root), strings.TrimSpace(string(text))))
 			}
 		}
 	}
 	if all == nil {
-		return "debugfs has no figures"
+		all = []string{"debugfs has no machine of kvm"}
 	}
-	return strings.Join(all, ", ")
+	return strings.Join(all, ", ") + "; the kernel said: " + kernelSays()
 }
 
 // kernelSays gives the kernel's messages about its clock and kvm.

@@ -3,17 +3,28 @@ package lab
 import (
 	"bytes"
 	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
+
+// slowClock tells the kernel a TSC rate that is 600 ppm too low. In this machine
+// time goes on with the instructions, one a nanosecond, so that the kernel refines the
+// rate at the same point of its start however busy the host is.
+func slowClock(cfg Config) Config {
+	cfg.extraArgs = []string{"-icount", "shift=0,sleep=off"}
+	cfg.tscKHz = 999_400
+	return cfg
+}
 
 // kvm loaded while the kernel's rate is more than 250 ppm below the final one
 // gives vCPUs whose clock stands.
 func TestSickClockIsFound(t *testing.T) {
-	cfg := labConfig(t, "probe", "args", "the command ran")
-	cfg.rateOff, cfg.earlyKVM = -600, true
+	cfg := slowClock(labConfig(t, "probe", "args", "the command ran"))
+	cfg.earlyKVM = true
 	var out bytes.Buffer
 	cfg.Stdout = &out
 	_, err := Run(t.Context(), cfg)
@@ -22,13 +33,50 @@ func TestSickClockIsFound(t *testing.T) {
 		require.ErrorContains(t, err, say)
 	}
 	require.Empty(t, out.String())
+
+	// Whoever looks later sees it as well.
+	cfg.unproven, cfg.Command = true, []string{"probe", "clock"}
+	code, stdout, stderr := run(t, cfg)
+	require.Equal(t, 1, code)
+	require.Contains(t, stdout, "debugfs has no machine of kvm; the kernel said: ")
+	require.Contains(t, stderr, "the clock of the lab's vCPUs is wrong")
 }
+
+func TestSilentMachineIsEnded(t *testing.T) {
+	cfg := labConfig(t, "sleep", "1000")
+	cfg.silence = 3 * time.Second
+	cfg.Started = func(Boot) {
+		for _, pid := range ownQEMUs(t) {
+			n, err := strconv.Atoi(pid)
+			require.NoError(t, err)
+			require.NoError(t, unix.Kill(n, unix.SIGSTOP))
+		}
+	}
+	_, err := Run(t.Context(), cfg)
+	require.ErrorIs(t, err, ErrMachine)
+	require.ErrorContains(t, err, "gave no sign of life for 3s")
+	require.Empty(t, ownQEMUs(t))
+}
+
+// A caller that takes its time, and a command that says nothing, are no silence.
+func TestQuietIsNotSilence(t *testing.T) {
+	cfg := labConfig(t, "sh", "-c", "echo text; sleep 8")
+	cfg.silence = 5 * time.Second
+	cfg.Stdout = writerFunc(func(p []byte) (int, error) { time.Sleep(6 * time.Second); return len(p), nil })
+	code, err := Run(t.Context(), cfg)
+	require.NoError(t, err)
+	require.Zero(t, code)
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // The same wrong rate does no harm when kvm waits; so the wait is what helps, and a
 // good rate only comes on top.
 func TestKVMWaitsForTheFinalRate(t *testing.T) {
 	cfg := labConfig(t, "sh", "-ec", `cat `+clockSourcePath+` /sys/kernel/debug/kvm/*/vcpu0/tsc-offset 2>/dev/null || true; dmesg | grep -i "below hardware" || true`)
-	cfg.rateOff = -600
+	cfg = slowClock(cfg)
 	var boot Boot
 	cfg.Started = func(b Boot) { boot = b }
 	code, stdout, stderr := run(t, cfg)

@@ -69,7 +69,7 @@ func initMain(text []byte) error {
 		return tell(out, kindFail, err)
 	}
 	// Disks and the port were found meanwhile: only the rest of the wait is left.
-	if err := startKVM(later, &info); err != nil {
+	if err := startKVM(later, &info, j.Unproven); err != nil {
 		return tell(out, kindSick, err)
 	}
 	hello, err := json.Marshal(info)
@@ -80,6 +80,7 @@ func initMain(text []byte) error {
 	if err := out.send(kindHello, hello); err != nil {
 		return err
 	}
+	go beat(out) // ends with the machine
 	code, err := cmd.run(port)
 	if err != nil {
 		return tell(out, kindFail, err)
@@ -105,7 +106,7 @@ func tell(out *frameWriter, k kind, cause error) error {
 }
 
 // startKVM loads kvm when the time has come for it, and tries it.
-func startKVM(modules []string, info *helloInfo) error {
+func startKVM(modules []string, info *helloInfo, unproven bool) error {
 	start := time.Now()
 	if err := awaitClock(); err != nil {
 		return err
@@ -117,7 +118,10 @@ func startKVM(modules []string, info *helloInfo) error {
 	if err := os.RemoveAll(labDir); err != nil { // gives its memory back
 		return err
 	}
-	return proveClock()
+	if unproven {
+		return nil
+	}
+	return ProveClock()
 }
 
 func mountBasics() error {

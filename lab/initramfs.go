@@ -32,6 +32,7 @@ type job struct {
 	Modules  []string // loaded first
 	KVM      []string // modules loaded when the kernel's TSC rate is final
 	EarlyKVM bool     // for a test: they are loaded before
+	Unproven bool     // for a test: the command starts with any clock
 	Disks    []string // links to make; the index is in the disk's serial
 	Outputs  []string // the index is the first part of names in the tar
 	Terminal *Size
@@ -154,7 +155,7 @@ func (t *rootTree) fill(modules []string, cfg *Config) error {
 }
 
 func newJob(cfg *Config) job {
-	j := job{Command: cfg.Command, Dir: cfg.Dir, Terminal: cfg.Terminal, Outputs: []string{}, Disks: []string{}, EarlyKVM: cfg.earlyKVM}
+	j := job{Command: cfg.Command, Dir: cfg.Dir, Terminal: cfg.Terminal, Outputs: []string{}, Disks: []string{}, EarlyKVM: cfg.earlyKVM, Unproven: cfg.unproven}
 	j.Env = append([]string{"PATH=/bin:/sbin:/usr/bin:/usr/sbin", "HOME=/root", "TERM=linux"}, cfg.Env...)
 	for _, d := range cfg.Disks {
 		j.Disks = append(j.Disks, d.Path)

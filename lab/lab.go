@@ -97,9 +97,12 @@ type Config struct {
 	// Started, if set, is called once when the command is about to start.
 	Started func(Boot)
 
-	// For tests, which break the machine's clock on purpose.
-	rateOff  int  // parts per million, added to the TSC rate that the kernel is told
-	earlyKVM bool // load kvm while that rate is still the kernel's
+	// For tests, which break the machine on purpose.
+	tscKHz    int           // the kernel is told this rate, not the measured one
+	earlyKVM  bool          // load kvm while that rate is still the kernel's
+	unproven  bool          // start the command whatever the clocks are
+	extraArgs []string      // of QEMU
+	silence   time.Duration // after which the machine is taken for dead; 0: maxSilence
 }
 
 // Boot says how long the outer machine took.
@@ -112,7 +115,8 @@ type Boot struct {
 // Run prepares the outer kernel if needed, boots the machine, runs the
 // command and gives its exit code; 128 and the signal's number if a signal
 // ended it. When err is not nil the code means nothing. Cancelling ctx kills
-// the machine; Run returns when it is gone.
+// the machine, and so do two minutes in which it gave no sign of life. Run returns
+// when it is gone.
 func Run(ctx context.Context, cfg Config) (exitCode int, err error) {
 	if err := cfg.normalize(); err != nil {
 		return 0, err
@@ -165,6 +169,9 @@ func (c *Config) normalize() error {
 	c.CPUs = max(c.CPUs, 1)
 	if c.BootTimeout <= 0 {
 		c.BootTimeout = defaultBootTimeout
+	}
+	if c.silence <= 0 {
+		c.silence = maxSilence
 	}
 	if c.Dir == "" {
 		c.Dir = "/"

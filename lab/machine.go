@@ -40,7 +40,10 @@ const stopGrace = 20 * time.Second
 
 // kernelLine is the outer kernel's command line; a rate of 0 lets the kernel measure.
 func kernelLine(tscKHz int, cfg *Config) string {
-	if tscKHz += tscKHz / 1000 * cfg.rateOff / 1000; tscKHz <= 0 {
+	if cfg.tscKHz != 0 {
+		tscKHz = cfg.tscKHz
+	}
+	if tscKHz == 0 {
 		return kernelArgs
 	}
 	return fmt.Sprintf("%s tsc_early_khz=%d", kernelArgs, tscKHz)
@@ -56,6 +59,7 @@ func qemuArgs(k Kernel, initrd string, tscKHz int, cfg *Config) []string {
 		"-chardev", "socket,id=port,fd=3", // the first of ExtraFiles
 		"-device", "virtio-serial-pci,max_ports=2", "-device", "virtserialport,chardev=port,nr=1",
 	}
+	args = append(args, cfg.extraArgs...)
 	for i, d := range cfg.Disks {
 		// cache=unsafe drops the guest's flushes: what is written is in the host's page
 		// cache and outlives QEMU, only not a crash of the host.
@@ -167,6 +171,8 @@ func runMachine(ctx context.Context, qemu string, args []string, cfg *Config) (i
 	boot := time.NewTimer(cfg.BootTimeout)
 	defer boot.Stop()
 	hello := s.hello
+	second := time.NewTicker(pulseEvery)
+	defer second.Stop()
 	for {
 		select {
 		case err = <-result:
@@ -174,6 +180,13 @@ func runMachine(ctx context.Context, qemu string, args []string, cfg *Config) (i
 		case <-hello:
 			boot.Stop()
 			hello = nil
+			s.pulse.beat()
+		case <-second.C:
+			if hello == nil && s.pulse.silence() >= cfg.silence {
+				m.kill()
+				<-result
+				return 0, m.failure(fmt.Sprintf("gave no sign of life for %v", cfg.silence), errors.New("hung, or the host is far too busy"))
+			}
 		case <-boot.C:
 			m.kill()
 			<-result

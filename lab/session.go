@@ -14,6 +14,7 @@ type session struct {
 	start time.Time
 	conn  net.Conn
 	hello chan struct{} // closed when the command starts
+	pulse pulse
 
 	code     int
 	exited   bool
@@ -29,7 +30,9 @@ func (s *session) serve() error {
 	defer func() { s.outErr = s.outputs.close(s.exited) }()
 	greeted := false
 	for {
+		s.pulse.wait()
 		k, p, err := frames.next()
+		s.pulse.beat()
 		if err != nil {
 			return err
 		}
@@ -49,6 +52,7 @@ func (s *session) serve() error {
 			s.forward(s.cfg.Stdout, p)
 		case kindStderr:
 			s.forward(s.cfg.Stderr, p)
+		case kindAlive:
 		case kindOutput:
 			s.outputs.write(p)
 		case kindFail:

@@ -20,7 +20,8 @@ const (
 	kindOutput kind = 't' // a piece of the tar stream of outputs
 	kindFail   kind = 'f' // text: the command could not be started
 	kindSick   kind = 's' // text: the machine is up but of no use
-	kindExit   kind = 'x' // 32-bit exit code; the last frame
+	kindAlive  kind = 'a' // empty: a sign of life
+	kindExit   kind = 'x' // 32-bit exit code; nothing after it counts
 )
 
 // From the host to the machine.

@@ -47,6 +47,9 @@ func run(args []string) error {
 			return err
 		}
 		fmt.Println("kvm", version)
+	case "clock": // whether vCPUs have clocks that go
+		fmt.Println(lab.Figures())
+		return lab.ProveClock()
 	default:
 		return fmt.Errorf("unknown action %q", action)
 	}
