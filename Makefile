@@ -48,14 +48,19 @@ lab-kernel: build
 	@scripts/need.sh $(LAB_PACKAGES)
 	bin/godwit lab --prepare
 
-test: build kernel rootfs lab-kernel
-	@scripts/need.sh $(TEST_PACKAGES)
-	scripts/test.sh
+# All of it ends within 25 minutes, builds included. TEST_FLAGS has flags of scripts/test.sh.
+TEST_NEEDS := build kernel rootfs lab-kernel test-packages
+test:
+	scripts/test.sh --make "$(TEST_NEEDS)" $(TEST_FLAGS)
 
-# Hours of what `make test` has in short form.
-soak: build kernel rootfs lab-kernel
+.PHONY: test-packages
+test-packages:
 	@scripts/need.sh $(TEST_PACKAGES)
+
+# Hours of what `make test` has in short form, and a hundred demos in the lab of a busy machine.
+soak: $(TEST_NEEDS)
 	GODWIT_SOAK=1 scripts/test.sh
+	scripts/soak-lab.sh
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./...

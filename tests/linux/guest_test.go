@@ -106,6 +106,7 @@ func boot(t testing.TB, cfg vmm.Config) (*vmm.Machine, *console) {
 	m, err := vmm.New(cfg, vmm.Options{Serial: out})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, m.Close()) })
+	examineOnFailure(t, "machine that the test booted", machineInfo(m, out))
 	require.NoError(t, m.Start())
 	waitUp(t, m, out)
 	return m, out

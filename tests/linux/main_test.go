@@ -86,7 +86,7 @@ func runInLab() (int, error) {
 	files = append(files, tools...)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
-	return lab.Run(ctx, lab.Config{
+	cfg := lab.Config{
 		CacheDir:  cache,
 		Init:      program,
 		Command:   append([]string{"/t/linux.test"}, innerFlags(os.Args[1:])...),
@@ -94,14 +94,18 @@ func runInLab() (int, error) {
 		Dir:       "/t",
 		Files:     files,
 		Modules:   []string{"tun", "bridge", "veth"},
-		MemoryMiB: 4096,
+		MemoryMiB: labMiB,
 		// With more, QEMU 7.2 runs them side by side, and then nested guests were seen
 		// to hang the machine and to panic its kernel after minutes of load.
 		CPUs:     1,
 		Stdout:   os.Stdout,
 		Stderr:   os.Stderr,
 		Progress: os.Stderr,
-	})
+	}
+	if twoLabs(os.Args[1:]) {
+		return runHalves(ctx, cfg)
+	}
+	return lab.Run(ctx, cfg)
 }
 
 func build(args ...string) error {

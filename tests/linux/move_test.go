@@ -52,6 +52,7 @@ func moveReported(t testing.TB, m *vmm.Machine, out *console, in vmm.Incoming, o
 	require.NoError(t, err)
 	require.NoError(t, <-done)
 	t.Cleanup(func() { require.NoError(t, arrived.Close()) })
+	examineOnFailure(t, "machine that arrived", machineInfo(arrived, out))
 	m.MigratedTo()
 	require.NoError(t, m.Close())
 	text, err := json.Marshal(rep)

@@ -46,6 +46,7 @@ func start(t testing.TB, cmd *exec.Cmd) *process {
 		_ = p.cmd.Process.Kill()
 		<-p.done
 	})
+	examineOnFailure(t, strings.Join(cmd.Args, " "), p.info)
 	return p
 }
 
