@@ -21,9 +21,10 @@ import (
 // kernelArgs are chosen for a quick and quiet start; nested paging stays on, as
 // a nested kernel starts several times faster with it. reboot=t with panic=-1
 // turns a panic into a reset at once, which -no-reboot turns into QEMU's end. The
-// tick stays periodic: a machine with one CPU was once seen idle with its timers
-// overdue. A lost one-shot interrupt would explain that (not proven); a periodic
-// one comes again.
+// tick stays periodic: without nohz=off and highres=off a machine with one CPU fell
+// silent for good 11 s after its start, its clock source long final (clock.go); two
+// CPUs had no such trouble in 20 demos and a run of tests/linux. A lost one-shot
+// interrupt would explain it (not proven); a periodic one comes again.
 const kernelArgs = "console=ttyS0 quiet reboot=t panic=-1 oops=panic mitigations=off nokaslr " +
 	"tsc=reliable no_timer_check cryptomgr.notests nohz=off highres=off init_on_alloc=0"
 
