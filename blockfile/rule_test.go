@@ -215,3 +215,15 @@ func TestFormatUnsaid(t *testing.T) {
 		require.NoError(t, f.Close())
 	}
 }
+
+// TestBlockDeviceHasNoFolder: an image on a device does not lie "beside" the
+// other devices of /dev.
+func TestBlockDeviceHasNoFolder(t *testing.T) {
+	dev := loopDevice(t, make([]byte, 1<<20), 512)
+	h, err := OpenHost(dev, Options{})
+	require.NoError(t, err)
+	require.NoError(t, qcow2.Create(h, qcow2.CreateOptions{Size: testSize, Backing: "null", BackingFormat: "raw"}))
+	require.NoError(t, h.Close())
+	require.ErrorIs(t, openRuled(dev, nil), ErrBackingNotAllowed)
+	require.ErrorContains(t, openRuled(dev, BackingBelow([]string{"/dev"})), "neither a regular file", "allowed, and no disk")
+}
