@@ -55,34 +55,29 @@ func (m *Machine) pauseFull() {
 	}
 }
 
-// pauseParked gives the reason if the machine is paused now. There is nothing to
-// do if somebody paused and resumed it meanwhile, and the host had room.
+// pauseParked gives the reason if it has paused the machine. Where somebody else
+// has, perhaps to move it, that one's resume tries again and pauses it by us; and
+// one that was resumed meanwhile may have found room.
 func (m *Machine) pauseParked() error {
 	m.op.Lock()
 	defer m.op.Unlock()
 	m.mu.Lock()
 	m.pausing = false
 	m.mu.Unlock()
-	if !m.dev.parked() {
+	if m.State() != StateRunning || !m.dev.parked() {
 		return nil
 	}
-	if m.State() == StateRunning {
-		err := m.pause(func() error {
-			ctx, cancel := context.WithTimeout(context.Background(), consoleHold)
-			defer cancel()
-			_ = m.dev.serial.Drain(ctx) // it stays queued
-			return nil
-		})
-		if err != nil {
-			m.log.Error("a machine whose disk has no room could not be paused", "error", err)
-			return nil
-		}
-		m.fullPaused = true
+	err := m.pause(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), consoleHold)
+		defer cancel()
+		_ = m.dev.serial.Drain(ctx) // it stays queued
+		return nil
+	})
+	if err != nil {
+		m.log.Error("a machine whose disk has no room could not be paused", "error", err)
+		return nil
 	}
-	if m.State() != StatePaused || m.fullTold {
-		return nil // it has ended, or all is said
-	}
-	m.fullTold = true
+	m.fullPaused = true
 	return m.foundBy()
 }
 
@@ -106,7 +101,7 @@ func (m *Machine) pauseReason() string {
 
 // tryAgain is called before parked requests are done again.
 func (m *Machine) tryAgain() {
-	m.fullPaused, m.fullTold = false, false
+	m.fullPaused = false
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.full = nil

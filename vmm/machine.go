@@ -80,7 +80,6 @@ type Machine struct {
 
 	// Guarded by op:
 	fullPaused     bool   // paused because a disk has no room, and by nobody else
-	fullTold       bool   // and its owner knows
 	operatorPaused bool   // paused by its operator, so that it arrives paused
 	ticksAway      uint64 // what a restored machine's TSC must catch up
 	tscWanted      uint64 // what the vCPU being restored should read

@@ -211,3 +211,28 @@ func TestSaveWithoutRoom(t *testing.T) {
 	require.Equal(t, vmm.StateRunning, c.m.State())
 	require.Zero(t, c.swept().Bad)
 }
+
+// TestDiskFullWhileMoving has the disk run full at whatever moment of a move. The
+// guest arrives, pauses there, and has lost nothing.
+func TestDiskFullWhileMoving(t *testing.T) {
+	for i, f := range []diskFormat{diskFormats[0], diskFormats[1], diskFormats[1]} {
+		t.Run(fmt.Sprint(f.name, i), func(t *testing.T) {
+			dir := smallFS(t, 2)
+			d := f.drive(t, dir)
+			cfg := guest(1, 128, "fill=8 ws=4 rate=1000 beat=20 io=blk,4k,depth=8,write,flush=50,span=4,queues=1")
+			cfg.Drives = []vmm.Drive{d}
+			c := &copyHere{t: t, out: newConsole(nil)}
+			var err error
+			c.m, err = vmm.New(cfg, vmm.Options{Serial: c.out})
+			require.NoError(t, err)
+			t.Cleanup(func() { require.NoError(t, c.m.Close()) })
+			require.NoError(t, c.m.Start())
+			next, _, err := c.move(route{disks: map[string]string{"data": d.PathOnHost}, o: migration.SendOptions{Bandwidth: int64(4<<i) << 20}})
+			require.NoError(t, err)
+			pausedFor(t, next.m)
+			enlarge(t, dir, 64)
+			require.NoError(t, next.m.Resume())
+			f.check(t, d.PathOnHost, next.goesOn(t), false)
+		})
+	}
+}
