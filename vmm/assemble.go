@@ -68,7 +68,7 @@ func assemble(cfg Config, o Options, a assembly) (_ *Machine, err error) {
 			return nil, err
 		}
 	}
-	if err := m.createVCPUs(); err != nil {
+	if err := m.createVCPUs(a.cpuid != nil); err != nil {
 		return nil, err
 	}
 	if err := m.createDevices(o, a); err != nil {
@@ -129,7 +129,7 @@ func (m *Machine) createMemory(given *os.File) error {
 	return m.mem.setFlags(0)
 }
 
-func (m *Machine) createVCPUs() error {
+func (m *Machine) createVCPUs(incoming bool) error {
 	n := m.cfg.Machine.VCPUCount
 	if most, err := m.sys.CheckExtension(kvm.CapMaxVCPUs); err == nil && most > 0 && n > most {
 		return fmt.Errorf("%w: %d vCPUs; this host's KVM has at most %d", ErrConfig, n, most)
@@ -145,7 +145,7 @@ func (m *Machine) createVCPUs() error {
 				return err
 			}
 		}
-		if err := fd.SetCPUID(vcpuCPUID(m.cpuid, id, n)); err != nil {
+		if err := m.setCPUID(fd, id, n, incoming); err != nil {
 			return err
 		}
 	}
@@ -155,6 +155,35 @@ func (m *Machine) createVCPUs() error {
 	}
 	m.tscKHz, err = m.vcpus[0].fd.TSCKHz()
 	return err
+}
+
+// setCPUID gives a vCPU its table. A peer's is judged once more by what KVM says
+// that it has made of it, beside what it makes of this host's own: some KVMs add to
+// a table (PVM shows a guest the processor's features whatever was set).
+func (m *Machine) setCPUID(fd *kvm.VCPU, id, cpus int, incoming bool) error {
+	if !incoming {
+		return fd.SetCPUID(vcpuCPUID(m.cpuid, id, cpus))
+	}
+	base, err := baseCPUID(m.sys)
+	if err != nil {
+		return err
+	}
+	own, err := setAndRead(fd, vcpuCPUID(base, id, cpus))
+	if err != nil {
+		return err
+	}
+	taken, err := setAndRead(fd, vcpuCPUID(m.cpuid, id, cpus))
+	if err != nil {
+		return err
+	}
+	return checkTaken(taken, own)
+}
+
+func setAndRead(fd *kvm.VCPU, table []kvm.CPUIDEntry) ([]kvm.CPUIDEntry, error) {
+	if err := fd.SetCPUID(table); err != nil {
+		return nil, err
+	}
+	return fd.CPUID()
 }
 
 // load places what boots into memory and sets the first vCPU's registers; the

@@ -33,28 +33,34 @@ func parseWireConfig(data []byte) (wireConfig, error) {
 const (
 	maxWireConfig   = 1 << 20
 	maxCPUIDEntries = 256 // KVM_MAX_CPUID_ENTRIES, as in package kvm
+	maxMissing      = 64  // CPU features that a refusal names
 )
 
-// checkHost refuses, by name, the CPU features that this host cannot give. Memory is
-// grant's to judge, disks are checked when they are opened.
-func checkHost(cpuid []kvm.CPUIDEntry) error {
+// checkHost gives a peer's CPUID table in its normal form, or refuses it, by name of
+// what this host cannot give. Memory is grant's to judge, disks are checked when they
+// are opened.
+func checkHost(cpuid []kvm.CPUIDEntry) ([]kvm.CPUIDEntry, error) {
 	if len(cpuid) == 0 {
-		return fmt.Errorf("%w: CONFIG has no CPUID table", ErrConfig)
+		return nil, fmt.Errorf("%w: CONFIG has no CPUID table", ErrConfig)
+	}
+	cpuid, err := normalCPUID(cpuid)
+	if err != nil {
+		return nil, err
 	}
 	sys, err := kvm.Open()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer sys.Close()
 	have, err := baseCPUID(sys)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if missing := missingFeatures(cpuid, have); len(missing) > 0 {
-		return fmt.Errorf("%w: its vCPUs were promised CPU features that this host lacks: %s",
-			ErrIncompatible, strings.Join(missing, ", "))
+		return nil, fmt.Errorf("%w: its vCPUs were promised CPU features that this host lacks: %s",
+			ErrIncompatible, strings.Join(missing[:min(len(missing), maxMissing)], ", "))
 	}
-	return nil
+	return cpuid, nil
 }
 
 // resolve finds the path of every drive, or refuses: what a stranger names is

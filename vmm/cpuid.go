@@ -1,7 +1,6 @@
 package vmm
 
 import (
-	"fmt"
 	"math/bits"
 
 	"godwit/kvm"
@@ -59,7 +58,7 @@ func baseCPUID(sys *kvm.System) ([]kvm.CPUIDEntry, error) {
 			e.ECX &^= ecxSVM
 		}
 	}
-	return entries, nil
+	return ownCPUID(entries), nil
 }
 
 // vcpuCPUID is base with the topology of vCPU id: one package of single-thread
@@ -130,34 +129,6 @@ func withTopology(base []kvm.CPUIDEntry, id, cpus int) []kvm.CPUIDEntry {
 	return out
 }
 
-// featureWord is a register of a leaf whose bits each stand for a feature.
-type featureWord struct {
-	leaf, index uint32
-	reg         string
-	value       func(*kvm.CPUIDEntry) uint32
-	ignore      uint32 // bits that are no promise to the guest
-}
-
-func eax(e *kvm.CPUIDEntry) uint32 { return e.EAX }
-func ebx(e *kvm.CPUIDEntry) uint32 { return e.EBX }
-func ecx(e *kvm.CPUIDEntry) uint32 { return e.ECX }
-func edx(e *kvm.CPUIDEntry) uint32 { return e.EDX }
-
-var featureWords = []featureWord{
-	{leafFeatures, 0, "ecx", ecx, ecxOSXSAVE | ecxHypervisor},
-	{leafFeatures, 0, "edx", edx, edxHTT},
-	{leafExtFeatures, 0, "ebx", ebx, 0},
-	{leafExtFeatures, 0, "ecx", ecx, 1 << 4}, // OSPKE mirrors CR4
-	{leafExtFeatures, 0, "edx", edx, 0},
-	{leafExtFeatures, 1, "eax", eax, 0},
-	{leafXSave, 0, "eax", eax, 0},
-	{leafXSave, 1, "eax", eax, 0},
-	{leafKVMFeatures, 0, "eax", eax, 0},
-	{leafAMDFeatures, 0, "ecx", ecx, 0},
-	{leafAMDFeatures, 0, "edx", edx, 0},
-	{leafAMDSizes, 0, "ebx", ebx, 0},
-}
-
 // featureNames names the bits that people know; the others are told by
 // register and bit.
 var featureNames = map[string]string{
@@ -174,33 +145,4 @@ var featureNames = map[string]string{
 	"40000001.eax.3": "kvmclock2", "40000001.eax.5": "kvm-steal-time", "40000001.eax.24": "kvmclock-stable",
 	"80000001.edx.26": "pdpe1gb", "80000001.edx.27": "rdtscp", "80000001.edx.29": "lm", "80000001.ecx.6": "sse4a",
 	"80000001.ecx.5": "abm",
-}
-
-// missingFeatures names what want promises the guest and have cannot give.
-func missingFeatures(want, have []kvm.CPUIDEntry) []string {
-	find := func(list []kvm.CPUIDEntry, w featureWord) uint32 {
-		for i := range list {
-			if list[i].Function == w.leaf && list[i].Index == w.index {
-				return w.value(&list[i])
-			}
-		}
-		return 0
-	}
-	var missing []string
-	for _, w := range featureWords {
-		lack := find(want, w) &^ find(have, w) &^ w.ignore
-		for ; lack != 0; lack &= lack - 1 {
-			key := fmt.Sprintf("%x.%s.%d", w.leaf, w.reg, bits.TrailingZeros32(lack))
-			if w.index != 0 {
-				key = fmt.Sprintf("%x.%d.%s.%d", w.leaf, w.index, w.reg, bits.TrailingZeros32(lack))
-			}
-			if name, ok := featureNames[key]; ok {
-				key = name
-			} else {
-				key = "cpuid " + key
-			}
-			missing = append(missing, key)
-		}
-	}
-	return missing
 }

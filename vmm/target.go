@@ -73,7 +73,7 @@ func newIncoming(in Incoming, offer migration.Offer) (*Machine, error) {
 	if err := in.grant(cfg, offer.Memory != nil); err != nil {
 		return nil, err
 	}
-	if err := checkHost(w.CPUID); err != nil {
+	if w.CPUID, err = checkHost(w.CPUID); err != nil {
 		return nil, err
 	}
 	disks, err := in.resolve(cfg.Drives)
