@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,6 +21,10 @@ import (
 
 const (
 	maxBody = 64 << 10 // bytes of a request; the largest legal one is far below
+	// bodyTime is how long a request's body may take: all of it fits into one packet.
+	bodyTime = 10 * time.Second
+	// idleTime is how long a connection may stay without a request.
+	idleTime = time.Minute
 	// watchEvery is how often a watcher hears of a migration without news.
 	watchEvery = 200 * time.Millisecond
 )
@@ -51,10 +56,12 @@ func Serve(l net.Listener, inst *Instance) *Server {
 	ctx, end := context.WithCancel(context.Background())
 	s := &Server{inst: inst, end: end, done: make(chan struct{}), busy: map[net.Conn]struct{}{}, idle: make(chan struct{})}
 	s.http = http.Server{
-		Handler:           s.routes(),
+		Handler:           s.whole(s.routes()),
 		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       idleTime,
 		MaxHeaderBytes:    16 << 10,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 		ConnState:         s.track,
 	}
 	go func() {
@@ -64,16 +71,45 @@ func Serve(l net.Listener, inst *Instance) *Server {
 	return s
 }
 
-// track keeps the set of connections whose request is not yet answered.
+// connKey finds a request's connection in its context.
+type connKey struct{}
+
+// track keeps the set of connections whose request is not yet answered. One enters
+// it when its request has come in full, by whole.
 func (s *Server) track(c net.Conn, state http.ConnState) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if state == http.StateActive {
-		s.busy[c] = struct{}{}
 		return
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	delete(s.busy, c)
 	s.checkIdle()
+}
+
+// whole hands requests on that have come in full. A body that takes too long, or is
+// still under way when the server ends, holds nothing up: reading it fails.
+func (s *Server) whole(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn := http.NewResponseController(w)
+		_ = conn.SetReadDeadline(time.Now().Add(bodyTime)) // a connection that is gone shows in the read
+		unhook := context.AfterFunc(r.Context(), func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+		if unhook() && err == nil {
+			err = conn.SetReadDeadline(time.Time{})
+		}
+		if err != nil {
+			w.Header().Set("Connection", "close") // what is left of the body is nobody's
+			answer(w, nil, fmt.Errorf("%w: body: %w", errRequest, err))
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		if c, ok := r.Context().Value(connKey{}).(net.Conn); ok {
+			s.mu.Lock()
+			s.busy[c] = struct{}{}
+			s.mu.Unlock()
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // checkIdle tells Close that there is nothing to wait for. mu is held.
@@ -120,7 +156,6 @@ type handler func(r *http.Request) (any, error)
 func (s *Server) resources() map[string]http.HandlerFunc {
 	on := func(h handler) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
-			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 			v, err := h(r)
 			answer(w, v, err)
 		}
@@ -221,7 +256,6 @@ func (s *Server) getMigration(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) putMigration(w http.ResponseWriter, r *http.Request) {
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	var q MigrationRequest
 	err := decode(r, &q)
 	var mv *move

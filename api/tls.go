@@ -95,7 +95,11 @@ func (f TLSFiles) Load(a Address) (*TLS, error) {
 	var text [3][]byte
 	for i, x := range f.each() {
 		var err error
-		if text[i], err = readPEM(*x.path); err != nil {
+		read := readPEM
+		if x.path == &f.Key {
+			read = readKey
+		}
+		if text[i], err = read(*x.path); err != nil {
 			return nil, fmt.Errorf("%w: %s: %w", ErrTLS, x.flag, err)
 		}
 	}
@@ -111,11 +115,34 @@ func (f TLSFiles) Load(a Address) (*TLS, error) {
 }
 
 func readPEM(path string) ([]byte, error) {
+	return readPEMIf(path, func(os.FileInfo) error { return nil })
+}
+
+// readKey reads a private key that is one: not everybody's to read, nor anybody
+// else's to write.
+func readKey(path string) ([]byte, error) {
+	return readPEMIf(path, func(st os.FileInfo) error {
+		if mode := st.Mode(); mode.IsRegular() && mode.Perm()&0o026 != 0 {
+			return fmt.Errorf("%q has mode %04o, so that others can read or change this private key; chmod 600 it, and have a new one made if anybody may have read it", path, mode.Perm())
+		}
+		return nil
+	})
+}
+
+// readPEMIf reads a file that check, asked once it is open, allows.
+func readPEMIf(path string, check func(os.FileInfo) error) ([]byte, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
+	st, err := file.Stat()
+	if err == nil {
+		err = check(st)
+	}
+	if err != nil {
+		return nil, err
+	}
 	text, err := io.ReadAll(io.LimitReader(file, maxPEM+1))
 	if err == nil && len(text) > maxPEM {
 		err = fmt.Errorf("%q has more than %d bytes, which certificates and keys do not", path, maxPEM)

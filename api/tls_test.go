@@ -260,6 +260,23 @@ func TestTLSCrowd(t *testing.T) {
 	require.Eventually(t, func() bool { n, f := held(t); return n <= goroutines+2 && f <= fds }, tlsPatience, 10*time.Millisecond, "what the crowd held is given back (Eventually itself has a goroutine or two)")
 }
 
+// withMode is a copy of a file that has a mode.
+func withMode(t *testing.T, path string, mode os.FileMode) string {
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	path = filepath.Join(t.TempDir(), "copy")
+	require.NoError(t, os.WriteFile(path, text, 0o600))
+	require.NoError(t, os.Chmod(path, mode))
+	return path
+}
+
+// A key that a group may read is one of those that it is for.
+func TestTLSKeyOfAGroup(t *testing.T) {
+	good := signed(certs.NewCA(t, "own"), "good", certs.Leaf{})
+	_, err := files(good.CA, good.Cert, withMode(t, good.Key, 0o640)).Load(Address{"tcp", "h:1"})
+	require.NoError(t, err)
+}
+
 func TestTLSFiles(t *testing.T) {
 	ca := certs.NewCA(t, "own")
 	good, old, second := signed(ca, "good", certs.Leaf{}), signed(ca, "old", certs.Leaf{Expired: true}), signed(ca, "second", certs.Leaf{})
@@ -295,6 +312,8 @@ func TestTLSFiles(t *testing.T) {
 		"second CA is broken":  {files(file("half", string(whole)+broken), good.Cert, good.Key), tcp, "certificate 2"},
 		"huge CA":              {files(file("huge", strings.Repeat("x", maxPEM+1)), good.Cert, good.Key), tcp, "more than"},
 		"expired":              {old, tcp, "expired on"},
+		"everybody's key":      {files(good.CA, good.Cert, withMode(t, good.Key, 0o644)), tcp, "has mode 0644"},
+		"a key others write":   {files(good.CA, good.Cert, withMode(t, good.Key, 0o620)), tcp, "has mode 0620"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			x, err := c.files.Load(c.at)

@@ -31,11 +31,17 @@ func CheckPath(path string) error {
 }
 
 // Listen makes a socket that only its user can connect to. Where one is left
-// behind by a process that is gone, it is replaced.
+// behind by a process that is gone, it is replaced. Of several that start at once
+// one listens, and the others hear that it does.
 func Listen(path string) (*net.UnixListener, error) {
 	if err := CheckPath(path); err != nil {
 		return nil, err
 	}
+	unlock, err := lockPath(path)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %q: %w", path, err)
+	}
+	defer unlock()
 	if err := removeLeftBehind(path); err != nil {
 		return nil, fmt.Errorf("listen on %q: %w", path, err)
 	}
