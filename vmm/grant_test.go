@@ -101,13 +101,8 @@ func TestAnnouncedMemoryCostsNothing(t *testing.T) {
 		runs = wire.AppendRun(runs, wire.Run{GPA: gpa, Pages: 511})
 	}
 	require.NoError(t, data.Frame(wire.TypeZero, 0, runs))
-	round := wire.Round{N: 1, Pages: mib / 2 * 511}
-	require.NoError(t, data.Frame(wire.TypeRound, wire.FlagLast, round.Append(nil)))
-	for f.Type != wire.TypePassed {
-		f, err = in.Next()
-		require.NoError(t, err)
-	}
-	require.LessOrEqual(t, residentMiB(t, arrived)-before, 32, "what was announced or zero takes the lead at most")
+	require.Never(t, func() bool { return residentMiB(t, arrived)-before > 32 }, time.Second, 5*time.Millisecond,
+		"what was announced or zero takes the lead at most")
 	for _, conn := range conns {
 		require.NoError(t, conn.Close())
 	}
