@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // RequestError is the server's refusal.
@@ -134,10 +136,7 @@ func (c *Client) send(ctx context.Context, method, path string, body any) (*http
 	}
 	res, err := c.http.Do(req)
 	if err != nil {
-		if op := new(net.OpError); errors.As(err, &op) && op.Op == "dial" {
-			return nil, fmt.Errorf("connect to %q: %w; does the machine run, with this --api-sock?", c.path, op.Err)
-		}
-		return nil, fmt.Errorf("talk to %q: %w", c.path, err)
+		return nil, c.failure(err)
 	}
 	if res.StatusCode < 300 {
 		return res, nil
@@ -149,6 +148,50 @@ func (c *Client) send(ctx context.Context, method, path string, body any) (*http
 		f.Message = fmt.Sprintf("%q answered %s", c.path, res.Status)
 	}
 	return nil, &RequestError{Status: res.StatusCode, Message: f.Message}
+}
+
+// failure says why no answer came.
+func (c *Client) failure(err error) error {
+	op := new(net.OpError)
+	if !errors.As(err, &op) || op.Op != "dial" {
+		return fmt.Errorf("talk to %q: %w", c.path, err)
+	}
+	advice := "does the machine run, with this --api-sock or --name?"
+	switch {
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		advice = "the socket is another user's: run this command as the user who runs the machine"
+	case errors.Is(err, unix.ECONNREFUSED):
+		advice = "nobody listens there any more: has the machine's process ended?"
+	case errors.Is(err, unix.ENOTSOCK), errors.Is(err, unix.EPROTOTYPE):
+		advice = "that is no API socket"
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENAMETOOLONG):
+		advice = "the path of a socket has at most 107 bytes"
+	case errors.Is(err, unix.EAGAIN), op.Timeout():
+		advice = "the machine's process does not accept: is it stopped, or the host overloaded?"
+	}
+	return fmt.Errorf("connect to %q: %w; %s", c.path, op.Err, advice)
+}
+
+// Await waits until somebody listens on the socket, at most for so long: a machine's
+// socket is there a little later than its process. It tells nothing of why nobody does.
+func (c *Client) Await(ctx context.Context, most time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	for {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", c.path)
+		if err == nil {
+			_ = conn.Close() // it was only to see
+			return
+		}
+		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ECONNREFUSED) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 func (c *Client) watch(ctx context.Context, method string, body any, onStatus func(MigrationStatus)) (MigrationStatus, error) {

@@ -311,12 +311,26 @@ func decode(r *http.Request, to any) error {
 	d := json.NewDecoder(r.Body)
 	d.DisallowUnknownFields()
 	if err := d.Decode(to); err != nil {
-		return fmt.Errorf("%w: body: %w", errRequest, err)
+		return fmt.Errorf("%w: body: %s", errRequest, bodyFault(err))
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("%w: body: more than one JSON value", errRequest)
 	}
 	return nil
+}
+
+// bodyFault is why a body is no request, in the words of JSON.
+func bodyFault(err error) string {
+	kind := new(json.UnmarshalTypeError)
+	switch {
+	case errors.Is(err, io.EOF):
+		return "it is empty; a JSON object is expected"
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return "it ends inside the JSON object"
+	case errors.As(err, &kind):
+		return fmt.Sprintf("field %q cannot be a %s", kind.Field, kind.Value)
+	}
+	return strings.TrimPrefix(err.Error(), "json: ")
 }
 
 // answer writes v as 200, nil as 204, an error as its status and a Fault.

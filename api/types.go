@@ -3,6 +3,7 @@ package api
 import (
 	"fmt"
 	"math"
+	"strconv"
 	"time"
 
 	"godwit/migration"
@@ -118,6 +119,19 @@ func (q MigrationRequest) options() (Address, migration.SendOptions, error) {
 	return to, o, err
 }
 
+// Check refuses what no machine would take, as the server does: what the machine itself
+// decides, such as whether it can be slowed so, is not asked.
+func (q MigrationRequest) Check() error {
+	to, o, err := q.options()
+	switch {
+	case err != nil:
+		return err
+	case to.IsFile():
+		return migration.CheckSave(o)
+	}
+	return o.Check()
+}
+
 // checkLocal refuses what a hand-over of the memory itself cannot do.
 func (q MigrationRequest) checkLocal(to Address) error {
 	switch {
@@ -131,10 +145,13 @@ func (q MigrationRequest) checkLocal(to Address) error {
 	return nil
 }
 
+// maxMS is the longest time of a request, milliseconds: 30 days.
+const maxMS = 30 * 24 * 3600 * 1000
+
 // duration converts milliseconds, refusing what is no time.
 func duration(name string, ms float64) (time.Duration, error) {
-	if math.IsNaN(ms) || ms < 0 || ms > 1e12 {
-		return 0, fmt.Errorf("%w: %s of %v, must be 0 or above", migration.ErrOptions, name, ms)
+	if math.IsNaN(ms) || ms < 0 || ms > maxMS {
+		return 0, fmt.Errorf("%w: %s of %s, must be 0 to %d", migration.ErrOptions, name, strconv.FormatFloat(ms, 'f', -1, 64), maxMS)
 	}
 	return time.Duration(ms * float64(time.Millisecond)), nil
 }

@@ -26,10 +26,11 @@ var (
 )
 
 const (
-	defaultMemoryMiB   = 2048
-	minMemoryMiB       = 256
-	maxMemoryMiB       = 1 << 20
-	maxCPUs            = 64
+	defaultMemoryMiB = 2048
+	minMemoryMiB     = 256
+	maxMemoryMiB     = 1 << 20
+	// MaxCPUs is the most that Config.CPUs may be.
+	MaxCPUs            = 64
 	maxDisks           = 20 // slots of q35's root bus, with room for the rest
 	defaultBootTimeout = 3 * time.Minute
 	sectorSize         = 512
@@ -156,8 +157,8 @@ func (c *Config) normalize() error {
 		return fmt.Errorf("%w: no command given", ErrConfig)
 	case c.MemoryMiB != 0 && (c.MemoryMiB < minMemoryMiB || c.MemoryMiB > maxMemoryMiB):
 		return fmt.Errorf("%w: %d MiB of memory is outside %d to %d", ErrConfig, c.MemoryMiB, minMemoryMiB, maxMemoryMiB)
-	case c.CPUs < 0 || c.CPUs > maxCPUs:
-		return fmt.Errorf("%w: %d CPUs is outside 1 to %d", ErrConfig, c.CPUs, maxCPUs)
+	case c.CPUs < 0 || c.CPUs > MaxCPUs:
+		return fmt.Errorf("%w: %d CPUs is outside 1 to %d", ErrConfig, c.CPUs, MaxCPUs)
 	case len(c.Disks) > maxDisks:
 		return fmt.Errorf("%w: %d disks, at most %d fit", ErrConfig, len(c.Disks), maxDisks)
 	}

@@ -120,6 +120,12 @@ func (o SendOptions) withDefaults() (SendOptions, error) {
 	return o, checkSilence(o.Silence)
 }
 
+// Check refuses options that no source could follow.
+func (o SendOptions) Check() error {
+	_, err := o.withDefaults()
+	return err
+}
+
 // ReceiveOptions says how a destination receives.
 type ReceiveOptions struct {
 	Silence time.Duration // no sign of life for so long is a failure; 0 means DefaultSilence

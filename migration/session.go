@@ -174,8 +174,24 @@ func (s *Session) watch(stop <-chan struct{}) {
 	case <-s.src.Ended():
 		_ = s.end(guestEnded(s.src)) // after GO the guest is not ours any more
 	case <-late:
-		_ = s.end(fmt.Errorf("%w: not finished after %v; raise the timeout or the downtime limit, or use a throttle", ErrTimeout, s.o.Timeout))
+		_ = s.end(fmt.Errorf("%w: %s", ErrTimeout, s.late()))
 	}
+}
+
+// late says what to do about a migration whose time is up, by how far it came.
+func (s *Session) late() string {
+	s.mu.Lock()
+	phase := s.p.Phase
+	s.mu.Unlock()
+	switch phase {
+	case PhaseIdle, PhaseConnect:
+		return fmt.Sprintf("no connection after %v; is the address right, and does the destination listen?", s.o.Timeout)
+	case PhaseConfigure:
+		return fmt.Sprintf("the destination had not built the machine after %v; raise the timeout, or look at the destination's messages", s.o.Timeout)
+	case PhaseCopy:
+		return fmt.Sprintf("not finished after %v; raise the timeout or the downtime limit, or use a throttle", s.o.Timeout)
+	}
+	return fmt.Sprintf("not finished after %v, with the guest paused for the last pages; raise the timeout", s.o.Timeout)
 }
 
 func guestEnded(src Source) error {

@@ -1,10 +1,13 @@
 package vmm
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"reflect"
 	"regexp"
 	"strings"
 
@@ -112,9 +115,50 @@ func ParseConfig(data []byte) (Config, error) {
 	d := json.NewDecoder(strings.NewReader(string(data)))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&c); err != nil {
-		return Config{}, fmt.Errorf("%w: %w", ErrConfig, err)
+		return Config{}, fmt.Errorf("%w: %s", ErrConfig, jsonFault(data, d.InputOffset(), err))
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return Config{}, fmt.Errorf("%w: line %d: text behind the end of the machine", ErrConfig, lineOf(data, d.InputOffset()))
 	}
 	return c, nil
+}
+
+// jsonFault says where in data a text is no configuration, and why, in the words of its
+// writer. at is how far the decoder came.
+func jsonFault(data []byte, at int64, err error) string {
+	why := strings.TrimPrefix(err.Error(), "json: ")
+	syntax, kind := new(json.SyntaxError), new(json.UnmarshalTypeError)
+	switch {
+	case errors.As(err, &syntax):
+		at = syntax.Offset
+	case errors.As(err, &kind):
+		at, why = kind.Offset, fmt.Sprintf("%q must be %s, not %s", kind.Field, jsonKind(kind.Type), kind.Value)
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		at, why = int64(len(data)), "the file ends before the machine does: a bracket or a quote is missing"
+	}
+	return fmt.Sprintf("line %d: %s", lineOf(data, at), why)
+}
+
+// jsonKind is what JSON calls a Go type.
+func jsonKind(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Bool:
+		return "true or false"
+	case reflect.String:
+		return "a text"
+	case reflect.Slice, reflect.Array:
+		return "a list"
+	case reflect.Struct, reflect.Map, reflect.Pointer:
+		return "an object"
+	}
+	return "a whole number in range"
+}
+
+// lineOf is the line of an offset, from 1.
+func lineOf(data []byte, at int64) int {
+	at = min(max(at, 0), int64(len(data)))
+	return 1 + bytes.Count(data[:at], []byte("\n"))
 }
 
 // withDefaults fills in what may be left out.

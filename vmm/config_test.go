@@ -50,6 +50,32 @@ func TestConfigIsChecked(t *testing.T) {
 	require.ErrorContains(t, err, "unknown field")
 }
 
+// What is wrong with a configuration is told in JSON's words, with its line.
+func TestParseConfigSaysWhere(t *testing.T) {
+	for text, says := range map[string]string{
+		"":        "line 1: the file ends before",
+		"{\"a\":": "line 1: the file ends before",
+		"{\n\"id\": \"a\",\n\"machine-confg\": {}}":           `line 3: unknown field "machine-confg"`,
+		"{\n\"machine-config\": {\n\"vcpu_count\": \"two\"}}": `line 3: "machine-config.vcpu_count" must be a whole number in range, not string`,
+		"{\"machine-config\": {\"mem_size_mib\": 1e99}}":      `"machine-config.mem_size_mib" must be a whole number in range, not number 1e99`,
+		"{\"drives\": {}}":      `"drives" must be a list, not object`,
+		"{\"id\": 7}":           `"id" must be a text, not number`,
+		"{\"boot-source\": []}": `"boot-source" must be an object, not array`,
+		"{\"drives\": [{\"drive_id\":\"a\",\"is_read_only\":\"yes\"}]}": "must be true or false",
+		"{\"id\":\"a\"}\n}": "line 2: text behind the end",
+		"{\"id\":\"a\",,}":  "line 1: invalid character ','",
+	} {
+		t.Run(says, func(t *testing.T) {
+			_, err := ParseConfig([]byte(text))
+			require.ErrorIs(t, err, ErrConfig)
+			require.ErrorContains(t, err, says)
+			for _, inside := range []string{"json:", "Go ", "EOF", "strconv"} {
+				require.NotContains(t, err.Error(), inside)
+			}
+		})
+	}
+}
+
 func TestStrangersConfig(t *testing.T) {
 	entry := strings.TrimSuffix(strings.Repeat(`{},`, 300), ",")
 	for says, text := range map[string]string{

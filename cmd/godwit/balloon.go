@@ -105,7 +105,7 @@ guest takes its time, and stops where it has no more to give; "godwit balloon st
 			if err != nil {
 				return err
 			}
-			c, err := t.client()
+			c, err := t.client(cmd.Context())
 			if err != nil {
 				return err
 			}

@@ -102,7 +102,7 @@ func parseConsole(s string) (vmm.Console, error) {
 		case p.Key == "id" && p.Value != "":
 			c.ID = p.Value
 		default:
-			return c, fmt.Errorf("console %.200q: %w: %q; write path=unix:PATH|file:PATH|stdio[,name=NAME][,id=NAME]", s, units.ErrSyntax, p.Key)
+			return c, fmt.Errorf("console %.200q: %w: %.40q; write path=unix:PATH|file:PATH|stdio[,name=NAME][,id=NAME]", s, units.ErrSyntax, p.Key)
 		}
 	}
 	if _, _, err := vmm.ParseConsolePath(c.Path); err != nil {
@@ -121,6 +121,9 @@ func (v consoleMapValue) Set(s string) error {
 	}
 	if _, _, err := vmm.ParseConsolePath(where); err != nil {
 		return fmt.Errorf("console %.200q: %w: %w", s, units.ErrSyntax, err)
+	}
+	if id == "path" || id == "name" {
+		return fmt.Errorf("console %.200q: %w: here the source's name for the console comes first; write ID=unix:PATH, for example con0=%s", s, units.ErrSyntax, where)
 	}
 	if _, twice := v[id]; twice {
 		return fmt.Errorf("console %.200q: %w: %s given twice", s, units.ErrSyntax, id)

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"godwit/api"
 	"godwit/blockfile/tool"
@@ -90,15 +92,22 @@ func codeOf(err error) int {
 	return exitUsage
 }
 
-// badUsage are errors that only a wrong argument brings.
+// badUsage are errors that only a wrong argument brings, unless the system's own word
+// is behind them: a file that is not there is no matter of the command line alone.
 var badUsage = []error{vmm.ErrConfig, migration.ErrOptions, policy.ErrBadPolicy, api.ErrAddress, api.ErrTLS, console.ErrSpec, units.ErrSyntax, tool.ErrOptions}
 
 // action makes a command's work give the right exit code.
 func action(f func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
+		if err := checkEmpty(cmd.Flags()); err != nil {
+			return err
+		}
 		err := f(cmd, args)
 		if e := new(exitError); err == nil || errors.As(err, &e) {
 			return err
+		}
+		if errno := syscall.Errno(0); errors.As(err, &errno) {
+			return &exitError{exitFailed, err}
 		}
 		for _, b := range badUsage {
 			if errors.Is(err, b) {
@@ -110,6 +119,33 @@ func action(f func(cmd *cobra.Command, args []string) error) func(*cobra.Command
 		}
 		return &exitError{exitFailed, err}
 	}
+}
+
+// plainFlagError is pflag's complaint in the words of the command line.
+func plainFlagError(err error) string {
+	value := new(pflag.InvalidValueError)
+	if !errors.As(err, &value) {
+		return err.Error()
+	}
+	name := value.GetFlag().Name
+	if value.GetFlag().Value.Type() == "bool" {
+		return fmt.Sprintf("--%s %.40q: write true or false, or the flag alone", name, value.GetValue())
+	}
+	return fmt.Sprintf("--%s: %v", name, errors.Unwrap(value))
+}
+
+// mayBeEmpty are the texts that a script may well hand on empty.
+var mayBeEmpty = map[string]bool{"append": true, "cmdline": true}
+
+// checkEmpty refuses a flag whose text was given and is empty, as where a script's
+// variable is not set.
+func checkEmpty(f *pflag.FlagSet) (err error) {
+	f.Visit(func(flag *pflag.Flag) {
+		if err == nil && flag.Value.Type() == "string" && flag.Value.String() == "" && !mayBeEmpty[flag.Name] {
+			err = usage("--%s is empty; give it a value, or leave it out", flag.Name)
+		}
+	})
+	return err
 }
 
 func newRoot() *cobra.Command {
@@ -133,6 +169,7 @@ Exit codes: 0 done, 1 failed, 2 bad usage, 3 guest fault.`,
 			return usage("no command given")
 		},
 	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage("%s", plainFlagError(err)) })
 	root.CompletionOptions.DisableDefaultCmd = true // ours, with an example, is newCompletion
 	cobra.EnableCommandSorting = false              // they are in the order of use
 	for _, g := range []struct {

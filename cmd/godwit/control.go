@@ -18,7 +18,7 @@ func newControl(use, short, example string, do func(cmd *cobra.Command, c *api.C
 	cmd := &cobra.Command{
 		Use: use, Short: short, Example: "  " + example, Args: cobra.NoArgs,
 		RunE: action(func(cmd *cobra.Command, _ []string) error {
-			c, err := t.client()
+			c, err := t.client(cmd.Context())
 			if err != nil {
 				return err
 			}

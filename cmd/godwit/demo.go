@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"godwit/cmd/godwit/internal/units"
+	"godwit/migration"
 	"godwit/vmm"
 )
 
@@ -53,11 +54,11 @@ witness counts on the console, writes a file and churns memory. The disk image i
 	}
 	f := cmd.Flags()
 	f.Var(&d.memory, "memory", "guest memory, as in --memory 4G")
-	f.IntVar(&d.cpus, "cpus", 1, "number `N` of vCPUs, as in --cpus 2")
-	f.IntVar(&d.fill, "fill", 256, "metronome: `MIB` of memory that hold data, as in --fill 2048")
-	f.IntVar(&d.ws, "ws", 64, "metronome: `MIB` of them that it changes all the time, as in --ws 256")
-	f.IntVar(&d.rate, "rate", 5000, "metronome: pages `N` that it changes a second, as in --rate 20000")
-	f.IntVar(&d.streams, "streams", 1, "number `N` of data connections of each move, as in --streams 2")
+	addCount(f, &d.cpus, "cpus", 1, 1, vmm.MaxCPUs, "number of vCPUs, as in --cpus 2")
+	addCount(f, &d.fill, "fill", 256, 0, vmm.MaxMemoryMiB, "metronome: MiB of memory that hold data, as in --fill 2048")
+	addCount(f, &d.ws, "ws", 64, 0, vmm.MaxMemoryMiB, "metronome: MiB of them that it changes all the time, as in --ws 256")
+	addCount(f, &d.rate, "rate", 5000, 0, 1_000_000_000, "metronome: pages that it changes a second, as in --rate 20000")
+	addCount(f, &d.streams, "streams", 1, 1, migration.MaxStreams, "number of data connections of each move, as in --streams 2")
 	f.BoolVar(&d.linux, "linux", false, "boot Linux instead, as in --linux --kernel bzImage --disk path=root.img")
 	f.StringVar(&d.kernel, "kernel", "", "Linux kernel to boot from `FILE`, as in --kernel bzImage")
 	f.StringArrayVar(&d.disks, "disk", nil, "root disk as `path=FILE`, as in --disk path=root.img; it is written to")

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"godwit/api"
@@ -42,7 +43,7 @@ type host struct {
 	stdioID  string           // the virtio console that has stdio instead of it, or ""
 	copies   sync.WaitGroup   // carry that console's output
 	inst     *api.Instance
-	server   *api.Server // nil without a socket
+	servers  []*api.Server // one a socket: --api-sock's, --name's
 	noReboot bool
 }
 
@@ -56,14 +57,19 @@ func newHost(h hostFlags, named, stdioID string) (*host, error) {
 	if stdioID != "" && spec.Kind == "stdio" {
 		return nil, usage("console %q and the serial port both on stdio; add --serial none, or another place for one of them", stdioID)
 	}
-	socket := h.socket
-	if socket == "" && named != "" {
-		if socket, err = socketOf(named); err != nil {
+	var sockets []string
+	if h.socket != "" {
+		sockets = append(sockets, h.socket)
+	}
+	if named != "" {
+		socket, err := socketOf(named)
+		if err != nil {
 			return nil, err
 		}
 		if err := makeSocketDir(socket); err != nil {
 			return nil, err
 		}
+		sockets = append(sockets, socket)
 	}
 	out := &host{noReboot: h.noReboot, stdioID: stdioID}
 	out.inst = api.NewInstance(named, func(n api.Note) { out.say("%s", n.Text) })
@@ -77,23 +83,30 @@ func newHost(h hostFlags, named, stdioID string) (*host, error) {
 			return nil, errors.Join(err, out.serial.Close())
 		}
 	}
-	if socket != "" {
-		if out.server, err = api.Listen(socket, out.inst); err != nil {
-			return nil, errors.Join(err, out.closeConsoles())
+	for _, socket := range sockets {
+		server, err := api.Listen(socket, out.inst)
+		if err != nil {
+			return nil, errors.Join(err, out.closeServers(0), out.closeConsoles())
 		}
+		out.servers = append(out.servers, server)
 	}
 	return out, nil
+}
+
+// closeServers closes the API's sockets, together within timeout.
+func (h *host) closeServers(timeout time.Duration) error {
+	var all errgroup.Group
+	for _, s := range h.servers {
+		all.Go(func() error { return s.Close(timeout) })
+	}
+	return all.Wait()
 }
 
 // close ends everything that newHost began. What goes wrong then is said, and
 // changes nothing about how the command ends.
 func (h *host) close() {
 	h.inst.Close()
-	var err error
-	if h.server != nil {
-		err = h.server.Close(answerTime)
-	}
-	h.warn(errors.Join(err, h.closeConsoles()))
+	h.warn(errors.Join(h.closeServers(answerTime), h.closeConsoles()))
 }
 
 func (h *host) closeConsoles() error {
@@ -188,6 +201,10 @@ func (h *host) run(ctx context.Context, m *vmm.Machine, rebuild func() (*vmm.Mac
 	}
 }
 
+// errUnread ends a machine that nothing can reach any more.
+var errUnread = errors.New("nobody reads stdout any more, and there is no API socket, so the machine was stopped; " +
+	"to let it run on, give --api-sock PATH or --name NAME, or --serial file:PATH")
+
 // runOnce lives with one machine and tells how its guest ended. The error is of
 // one that could not start; what goes wrong when the machine is taken down, as
 // where nobody reads the console, is not how the guest ended.
@@ -206,12 +223,19 @@ func (h *host) runOnce(ctx context.Context, m *vmm.Machine) (exit vmm.Exit, err 
 			m.Stop()
 		}
 	}
+	unread := h.console.Unread()
+	if len(h.servers) > 0 {
+		unread = nil // whoever read may go: there are other ways to the machine
+	}
 	select {
 	case <-m.Ended():
 	case <-ctx.Done():
 		m.Stop()
 	case <-h.console.Left():
 		m.Stop()
+	case <-unread:
+		m.Stop()
+		err = errors.Join(err, errUnread)
 	}
 	<-m.Ended()
 	h.serial.Attach(nil)

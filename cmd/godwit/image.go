@@ -60,7 +60,7 @@ func (i *imageFlags) add(cmd *cobra.Command) {
 	f.BoolVar(&i.force, "force", false, fmt.Sprintf("replace a file of that name, if no machine uses it, as in %s --force", name))
 	f.StringVar(&i.clusterSize, "cluster-size", "", "qcow2: `SIZE` of its clusters, 512 to 2M, as in --cluster-size 128K (default 64K)")
 	f.StringVar(&i.compat, "compat", "", "qcow2: `VERSION` of the format, v2 or v3, as in --compat v2 (default v3)")
-	f.IntVar(&i.refBits, "refcount-bits", 0, "qcow2: width `N` of a reference count, 1, 2, 4, 8, 16, 32 or 64, as in --refcount-bits 8 (default 16)")
+	addCount(f, &i.refBits, "refcount-bits", 0, 1, 64, "qcow2: width of a reference count, 1, 2, 4, 8, 16, 32 or 64, as in --refcount-bits 8 (default 16)")
 	f.StringVar(&i.compression, "compression", "", "qcow2: `KIND` of compression, zlib or zstd, as in --compression zstd (default zlib)")
 	f.StringVar(&i.backing, "backing", "", "qcow2: `FILE` that shows where the image has nothing, as in --backing base.img; a relative name is stored so and starts at the image's folder")
 	f.Var(&i.backFormat, "backing-format", "qcow2: format of the backing file, which is never guessed, as in --backing-format raw")

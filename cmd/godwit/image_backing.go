@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/spf13/pflag"
@@ -15,6 +17,9 @@ type pathsValue []string
 
 func (v *pathsValue) Set(s string) error {
 	if _, err := os.Stat(s); err != nil {
+		if e := new(fs.PathError); errors.As(err, &e) {
+			err = e.Err // the path stands in front already, in a form that any terminal can take
+		}
 		return fmt.Errorf("%.200q: %w: it would allow nothing: %w", s, units.ErrSyntax, err)
 	}
 	*v = append(*v, s)

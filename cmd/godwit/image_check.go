@@ -55,7 +55,7 @@ Exit codes: 0 the image is clean, or was made so; 1 it has corruptions or leaks,
 	}
 	f := cmd.Flags()
 	f.StringVar(&repair, "repair", "", "`WHAT` to repair, leaks or all, as in --repair leaks (default nothing)")
-	f.IntVar(&limit, "findings", 20, "how many findings `N` to describe, as in --findings 100")
+	addCount(f, &limit, "findings", 20, 0, 1_000_000, "how many findings to describe, as in --findings 100")
 	f.BoolVar(&asJSON, "json", false, "print one JSON object, as in check --json")
 	f.SortFlags = false
 	return cmd

@@ -208,7 +208,7 @@ the file; the second is that of a disk whose every cluster is written. They are 
 	flags.add(f)
 	f.Var(&to, "to", "the new image's format, raw or qcow2, as in --to raw")
 	f.StringVar(&target.clusterSize, "cluster-size", "", "qcow2: `SIZE` of its clusters, 512 to 2M, as in --cluster-size 128K (default 64K)")
-	f.IntVar(&target.refBits, "refcount-bits", 0, "qcow2: width `N` of a reference count, 1, 2, 4, 8, 16, 32 or 64, as in --refcount-bits 8 (default 16)")
+	addCount(f, &target.refBits, "refcount-bits", 0, 1, 64, "qcow2: width of a reference count, 1, 2, 4, 8, 16, 32 or 64, as in --refcount-bits 8 (default 16)")
 	f.BoolVar(&asJSON, "json", false, "print one JSON object, as in measure --json")
 	f.SortFlags = false
 	return cmd

@@ -89,7 +89,7 @@ what it is. A TARGET of - is stdout: a raw disk, zeroes and all.`,
 	f.BoolVarP(&existing, "existing", "n", false, "write over a target that is there, an image or a block device, as in --existing /dev/vg0/disk --to raw")
 	f.StringVarP(&snapshot, "snapshot", "l", "", "qcow2: copy the internal snapshot of this `NAME` or id instead of the disk, as in --snapshot before-update")
 	f.BoolVar(&compress, "compress", false, "qcow2: compress each cluster that gets smaller, as in convert --compress")
-	f.IntVar(&workers, "workers", 0, "number `N` of threads that read and compress, as in --workers 4 (default one for each CPU)")
+	addCount(f, &workers, "workers", 0, 0, 1024, "number of threads that read and compress, as in --workers 4 (default one for each CPU)")
 	flags.add(cmd)
 	f.BoolVar(&asJSON, "json", false, "print one JSON object, as in convert --json")
 	f.SortFlags = false

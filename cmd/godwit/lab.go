@@ -70,7 +70,7 @@ The kernel is fetched once, with apt, into $` + cacheEnv + ` or the user's cache
 	f.BoolVar(&prepare, "prepare", false, "fetch the lab's kernel and end, as in lab --prepare")
 	f.StringVar(&cache, "cache", "", "`FOLDER` for the lab's kernel, as in --cache .cache (default $"+cacheEnv+" or the user's cache folder)")
 	f.Var(&memory, "lab-memory", "memory of the emulated machine, as in --lab-memory 4G (default 2G and what is carried in)")
-	f.IntVar(&cpus, "lab-cpus", 0, "number `N` of CPUs of the emulated machine, as in --lab-cpus 4 (default 2, or 1 where this host has one)")
+	addCount(f, &cpus, "lab-cpus", 0, 1, lab.MaxCPUs, "number of CPUs of the emulated machine, as in --lab-cpus 4 (default 2, or 1 where this host has one)")
 	f.BoolVar(&console, "lab-console", false, "show the outer kernel's console on stderr, as in lab --lab-console -- doctor")
 	f.SetInterspersed(false) // flags behind the command are the command's
 	f.SortFlags = false

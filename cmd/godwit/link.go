@@ -27,7 +27,7 @@ func newLink() *cobra.Command {
 			if !up && args[1] != "down" {
 				return usage("link %.40q: say up or down", args[1])
 			}
-			c, err := t.client()
+			c, err := t.client(cmd.Context())
 			if err != nil {
 				return err
 			}

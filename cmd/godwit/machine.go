@@ -45,7 +45,7 @@ func (m *machineFlags) add(f *pflag.FlagSet) {
 	f.Var(&m.consoles, "console", "give the guest a console (hvc0) or, with a name, a channel; may be repeated; as in --console path=unix:agent.sock,name=org.example.0 or --serial none --console path=stdio")
 	f.Var(&m.vsock, "vsock", "give the guest stream sockets to this host (virtio-vsock), in Firecracker's convention; as in --vsock cid=3,path=v.sock")
 	f.Var(&m.memory, "memory", "guest memory, as in --memory 2G (default 512M)")
-	f.IntVar(&m.cpus, "cpus", 0, "number `N` of vCPUs, as in --cpus 4 (default 1)")
+	addCount(f, &m.cpus, "cpus", 0, 1, vmm.MaxCPUs, "number of vCPUs, as in --cpus 4 (default 1)")
 	f.StringVar(&m.name, "name", "", "`NAME` of the machine; also puts its API socket where the other commands' --name finds it; as in --name web")
 	f.StringVar(&m.backing, "memory-backing", "", "`KIND` of guest memory: anon (the default, huge pages) or memfd, as in --memory-backing memfd")
 	f.StringVar(&m.tracker, "tracker", "", "`KIND` of dirty tracking for migrations: log (the default); or ring, which --throttle dirty-limit needs, and with which a page written shortly before its turn is sent twice; as in --tracker ring")
@@ -57,7 +57,7 @@ func (m *machineFlags) build(f *pflag.FlagSet) (vmm.Config, error) {
 	if m.config != "" {
 		text, err := readBounded(m.config, maxConfigFile)
 		if err != nil {
-			return cfg, &exitError{exitUsage, fmt.Errorf("read the configuration: %w", err)}
+			return cfg, fmt.Errorf("read the configuration: %w", err)
 		}
 		if cfg, err = vmm.ParseConfig(text); err != nil {
 			return cfg, fmt.Errorf("%q: %w", m.config, err)
@@ -87,9 +87,6 @@ func (m *machineFlags) build(f *pflag.FlagSet) (vmm.Config, error) {
 	set(f, "vsock", &cfg.Vsock, m.vsock.spec)
 	set(f, "console", &cfg.Consoles, []vmm.Console(m.consoles))
 	set(f, "rng", &cfg.Entropy, m.entropy.spec)
-	if f.Changed("cpus") && m.cpus < 1 {
-		return cfg, usage("%d vCPUs; give at least 1, as in --cpus 2", m.cpus)
-	}
 	if cfg.ID == "" {
 		cfg.ID = defaultName
 	}

@@ -56,10 +56,6 @@ destination's must be for the HOST of --to. The machine's process reads the file
 			if q.To == "" {
 				return usage("where to? give --to, as in --to tcp:host2:7000")
 			}
-			c, err := t.client()
-			if err != nil {
-				return err
-			}
 			to, err := api.ParseAddress(q.To)
 			if err != nil {
 				return err
@@ -79,6 +75,13 @@ destination's must be for the HOST of --to. The machine's process reads the file
 			}
 			q.To = to.String()
 			q.Bandwidth, q.DowntimeLimitMS, q.TimeoutMS = int64(bandwidth), downtime.ms(), timeout.ms()
+			if err := q.Check(); err != nil {
+				return err
+			}
+			c, err := t.client(cmd.Context())
+			if err != nil {
+				return err
+			}
 			return migrate(cmd.Context(), c, q, asJSON)
 		}),
 	}
@@ -87,7 +90,7 @@ destination's must be for the HOST of --to. The machine's process reads the file
 	names := func(list []string) string { return strings.Join(list, ", ") }
 	f.StringVar(&q.To, "to", "", "the destination `ADDRESS`, as in --to tcp:host2:7000, --to unix:in.sock or --to file:web.saved")
 	f.StringVar(&q.Mode, "mode", string(migration.PreCopy), "`MODE`: precopy, copying while the guest runs; or pausing it first and copying once, as in --mode stop-and-copy, which a file always takes; --throttle, --stop and --downtime-limit are refused with it")
-	f.IntVar(&q.Streams, "streams", 1, "number `N` of data connections, as in --streams 4")
+	addCount(f, &q.Streams, "streams", 1, 1, migration.MaxStreams, "number of data connections, as in --streams 4")
 	f.Var(&bandwidth, "bandwidth", "most that all streams may send together, as in --bandwidth 125MB/s (default no limit)")
 	f.Var(&downtime, "downtime-limit", fmt.Sprintf("downtime to aim at, as in --downtime-limit 30ms (default %v)", migration.DefaultDowntimeLimit))
 	f.Var(&timeout, "timeout", "give up after so long and let the guest run on here, as in --timeout 2m (default never)")

@@ -77,7 +77,7 @@ throttle with --mode stop-and-copy. Where one setting is refused none changes, a
 			if err != nil {
 				return err
 			}
-			c, err := t.client()
+			c, err := t.client(cmd.Context())
 			if err != nil {
 				return err
 			}

@@ -38,7 +38,7 @@ func parseNetwork(s string) (vmm.NetworkInterface, error) {
 		var number *int
 		switch {
 		case p.Value == "":
-			return bad(strconv.Quote(p.Key))
+			return bad(fmt.Sprintf("%.40q", p.Key))
 		case p.Key == "tap":
 			n.HostDevName = p.Value
 		case p.Key == "mac":
@@ -52,13 +52,13 @@ func parseNetwork(s string) (vmm.NetworkInterface, error) {
 		case p.Key == "mtu":
 			number = &n.MTU
 		default:
-			return bad(strconv.Quote(p.Key))
+			return bad(fmt.Sprintf("%.40q", p.Key))
 		}
 		if number == nil {
 			continue
 		}
 		if *number, err = strconv.Atoi(p.Value); err != nil || *number < 1 {
-			return bad(fmt.Sprintf("%s=%q is no number above 0", p.Key, p.Value))
+			return bad(fmt.Sprintf("%s=%.40q is no number above 0", p.Key, p.Value))
 		}
 	}
 	if n.HostDevName == "" {
@@ -84,6 +84,9 @@ func (v networkMapValue) Set(s string) error {
 			return bad
 		}
 		n.Bridge = bridge
+	}
+	if id == "tap" || id == "mac" {
+		return bad // as run --net has it
 	}
 	if _, twice := v[id]; twice {
 		return fmt.Errorf("net %.200q: %w: %s given twice", s, units.ErrSyntax, id)

@@ -76,9 +76,9 @@ why, and its guest runs on there.`,
 	r.networks = networkMapValue{}
 	f.Var(r.networks, "net", "use TAP for the source's network card ID, and put it into a bridge; may be repeated, as in --net net0=tap7,bridge=br0")
 	f.Var(&r.vsock, "vsock", "put the source's vsock at path=PATH; without, it is where the source had it if that is below an --allow-path, and else nobody is behind it; as in --vsock path=v.sock")
-	f.StringArrayVar(&r.allow, "allow-path", nil, "open disks below this `FOLDER` as the source names them, and backing files as images name them; may be repeated, as in --allow-path /srv/images")
+	f.Var(&r.allow, "allow-path", "open disks below this `FOLDER` as the source names them, and backing files as images name them; may be repeated, as in --allow-path /srv/images")
 	f.Var(&r.maxMemory, "max-memory", "refuse a machine with more memory than this; given, it need not be free when the machine comes, as in --max-memory 8G (default what is free then)")
-	f.Var(&r.maxCPUs, "max-cpus", "refuse a machine with more vCPUs than this, as in --max-cpus 4 (default as many as KVM takes)")
+	addCount(f, &r.maxCPUs, "max-cpus", 0, 1, vmm.MaxCPUs, "refuse a machine with more vCPUs than this, as in --max-cpus 4 (default as many as KVM takes)")
 	r.guard.add(f)
 	r.addPatience(f)
 	f.BoolVar(&r.once, "once", false, "end with 1 when a migration fails, instead of waiting for the next, as in receive --once")
@@ -94,10 +94,10 @@ type receiver struct {
 	consoles consoleMapValue
 	vsock    vsockPathValue
 	networks networkMapValue
-	allow    []string
+	allow    pathsValue
 
 	maxMemory memoryValue
-	maxCPUs   countValue
+	maxCPUs   int
 
 	guard   guard
 	once    bool
@@ -175,7 +175,7 @@ func (r *receiver) arrive(ctx context.Context, h *host, addr api.Address, secure
 // incoming is what a machine that comes may have here.
 func (r *receiver) incoming(h *host) vmm.Incoming {
 	return vmm.Incoming{Options: h.options(), Disks: r.disks, Networks: r.networks, Consoles: r.consoles, Vsock: string(r.vsock), AllowPrefixes: r.allow,
-		MaxMemoryMiB: int(r.maxMemory), MaxVCPUs: int(r.maxCPUs)}
+		MaxMemoryMiB: int(r.maxMemory), MaxVCPUs: r.maxCPUs}
 }
 
 // wait takes migrations until one succeeds.

@@ -19,7 +19,11 @@ or panics ends it with 3 and a report on stderr. SIGTERM and Ctrl-a x on the con
 and SIGHUP, unless the command was started with them ignored, as a script's & does with SIGINT and nohup with SIGHUP.
 When the guest has been migrated away the command ends with 0 and says where it went.
 
-With --name NAME and no --api-sock, the API socket is godwit/NAME.sock below $XDG_RUNTIME_DIR, or below /run for root.`,
+With --name NAME the machine also has an API socket godwit/NAME.sock below $XDG_RUNTIME_DIR, or below /run for root,
+where the other commands' --name finds it.
+
+Without an API socket a machine whose serial console is stdout ends when nobody reads that any more, as in
+godwit run ... | head -1: nothing could reach it then.`,
 		Example: `  godwit run --guest metronome --append 'fill=64 ws=16 rate=1000'
   godwit run --kernel bzImage --disk path=root.img --memory 1G --cpus 2 --name web
   godwit run --kernel bzImage --disk path=root.qcow2,format=qcow2,snapshot

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io/fs"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -24,21 +26,26 @@ func (t *targetFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&t.name, "name", "", "the machine's `NAME`, as given to run, as in --name web")
 }
 
-// client talks to the machine.
-func (t *targetFlags) client() (*api.Client, error) {
+// startTime is how long a command waits for a machine that is still starting.
+const startTime = 2 * time.Second
+
+// client talks to the machine, which may have been started a moment ago.
+func (t *targetFlags) client(ctx context.Context) (*api.Client, error) {
+	path := t.socket
 	switch {
 	case t.socket != "" && t.name != "":
 		return nil, usage("both --api-sock and --name; one says which machine")
-	case t.socket != "":
-		return api.NewClient(t.socket), nil
 	case t.name != "":
-		path, err := socketOf(t.name)
-		if err != nil {
+		var err error
+		if path, err = socketOf(t.name); err != nil {
 			return nil, err
 		}
-		return api.NewClient(path), nil
+	case t.socket == "":
+		return nil, usage("which machine? give --api-sock PATH or --name NAME")
 	}
-	return nil, usage("which machine? give --api-sock PATH or --name NAME")
+	c := api.NewClient(path)
+	c.Await(ctx, startTime)
+	return c, nil
 }
 
 // socketOf is where the API socket of a named machine lies: in godwit/ below

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/pflag"
+
 	"godwit/cmd/godwit/internal/units"
 	"godwit/vmm"
 )
@@ -30,6 +32,36 @@ func (v *memoryValue) String() string {
 	return units.FormatMiB(int(*v))
 }
 
+// countValue is a whole number from least to most; 0 is not given unless least is 0.
+type countValue struct {
+	n           *int
+	least, most int
+}
+
+// addCount adds a flag that takes a whole number.
+func addCount(f *pflag.FlagSet, to *int, name string, value, least, most int, text string) {
+	*to = value
+	f.Var(&countValue{to, least, most}, name, text)
+}
+
+func (v *countValue) Set(s string) error {
+	n, err := strconv.Atoi(s)
+	if err != nil || n < v.least || n > v.most {
+		return fmt.Errorf("number %.40q: %w; write a whole number from %d to %d", s, units.ErrSyntax, v.least, v.most)
+	}
+	*v.n = n
+	return nil
+}
+
+func (v *countValue) Type() string { return "N" }
+
+func (v *countValue) String() string {
+	if v.n == nil || *v.n == 0 {
+		return ""
+	}
+	return strconv.Itoa(*v.n)
+}
+
 // rateValue is bytes per second; 0 is no limit.
 type rateValue int64
 
@@ -46,27 +78,6 @@ func (v *rateValue) String() string {
 		return ""
 	}
 	return units.FormatRate(float64(*v))
-}
-
-// countValue is a number of 1 or above; 0 is not given.
-type countValue int
-
-func (v *countValue) Set(s string) error {
-	n, err := strconv.Atoi(s)
-	if err != nil || n < 1 || n > 1<<20 {
-		return fmt.Errorf("number %.40q: %w; write a whole number from 1 on", s, units.ErrSyntax)
-	}
-	*v = countValue(n)
-	return nil
-}
-
-func (v *countValue) Type() string { return "N" }
-
-func (v *countValue) String() string {
-	if *v == 0 {
-		return ""
-	}
-	return strconv.Itoa(int(*v))
 }
 
 // timeValue is a time of 0 or above.
@@ -89,10 +100,16 @@ func (v *timeValue) String() string {
 
 func (v timeValue) ms() float64 { return float64(v) / float64(time.Millisecond) }
 
+// longestTime bounds what a user may ask for: 30 days.
+const longestTime = 30 * 24 * time.Hour
+
 func parseTime(s string) (time.Duration, error) {
 	d, err := time.ParseDuration(s)
-	if err != nil || d < 0 {
+	switch {
+	case err != nil || d < 0:
 		return 0, fmt.Errorf("time %.40q: %w; write for example 30ms or 2s", s, units.ErrSyntax)
+	case d > longestTime:
+		return 0, fmt.Errorf("time %.40q: %w: longer than %.0f hours", s, units.ErrSyntax, longestTime.Hours())
 	}
 	return d, nil
 }
@@ -147,7 +164,7 @@ func parseDrive(s string) (vmm.Drive, error) {
 			d.Backing = p.Value
 			continue
 		}
-		return vmm.Drive{}, fmt.Errorf("disk %.200q: %w: %q; write path=FILE[,id=NAME][,format=raw|qcow2][,readonly][,snapshot][,cache=none|writeback|writethrough][,on-full=pause|report][,backing=any]",
+		return vmm.Drive{}, fmt.Errorf("disk %.200q: %w: %.40q; write path=FILE[,id=NAME][,format=raw|qcow2][,readonly][,snapshot][,cache=none|writeback|writethrough][,on-full=pause|report][,backing=any]",
 			s, units.ErrSyntax, p.Key)
 	}
 	if d.PathOnHost == "" {
@@ -163,6 +180,9 @@ func (v diskMapValue) Set(s string) error {
 	id, path, ok := strings.Cut(s, "=")
 	if !ok || id == "" || path == "" {
 		return fmt.Errorf("disk %.200q: %w; write ID=PATH, for example vda=/srv/root.img", s, units.ErrSyntax)
+	}
+	if id == "path" {
+		return fmt.Errorf("disk %.200q: %w: here the source's name for the disk comes first; write ID=PATH, for example vda=%s", s, units.ErrSyntax, path)
 	}
 	if _, twice := v[id]; twice {
 		return fmt.Errorf("disk %.200q: %w: %s given twice", s, units.ErrSyntax, id)

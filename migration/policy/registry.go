@@ -49,24 +49,24 @@ func (g *Registry[P]) Parse(text string) (P, error) {
 		return none, nil
 	}
 	parts := strings.Split(text, ",")
-	// NAME:VALUE is short for NAME,=VALUE: an option without a name.
+	// NAME:VALUE has an option without a name.
 	name, value, short := strings.Cut(parts[0], ":")
 	rest := parts[1:]
-	if short {
-		rest = append([]string{"=" + value}, rest...)
-	}
 	make, ok := g.makes[name]
 	if !ok {
 		return none, fmt.Errorf("%w: %s %q; known: %s", ErrBadPolicy, g.kind, name, strings.Join(g.Names(), ", "))
 	}
 	o := &Options{values: map[string]string{}}
+	if short {
+		o.values[""] = value
+	}
 	for _, p := range rest {
 		k, v, ok := strings.Cut(p, "=")
-		if !ok {
-			return none, fmt.Errorf("%w: %s %q: option %q is not key=value", ErrBadPolicy, g.kind, name, p)
+		if !ok || k == "" || v == "" {
+			return none, fmt.Errorf("%w: %s %q: option %.40q is not NAME=VALUE", ErrBadPolicy, g.kind, name, p)
 		}
 		if _, twice := o.values[k]; twice {
-			return none, fmt.Errorf("%w: %s %q: option %q given twice", ErrBadPolicy, g.kind, name, k)
+			return none, fmt.Errorf("%w: %s %q: %s given twice", ErrBadPolicy, g.kind, name, what(k))
 		}
 		o.values[k] = v
 	}
@@ -79,7 +79,7 @@ func (g *Registry[P]) Parse(text string) (P, error) {
 	}
 	for k := range o.values {
 		if !o.used[k] {
-			return none, fmt.Errorf("%w: %s %q has no option %q", ErrBadPolicy, g.kind, name, k)
+			return none, fmt.Errorf("%w: %s %q takes no %s", ErrBadPolicy, g.kind, name, what(k))
 		}
 	}
 	return p, nil
@@ -101,10 +101,31 @@ func (o *Options) Int(key string, def, low, high int) int {
 		return def
 	}
 	n, err := strconv.Atoi(text)
-	if (err != nil || n < low || n > high) && o.err == nil {
-		o.err = fmt.Errorf("option %s=%s must be a whole number from %d to %d", key, text, low, high)
+	if err != nil || n < low || n > high {
+		o.refuse("%s must be a whole number from %d to %d, not %.40q", what(key), low, high, text)
 	}
 	return n
+}
+
+// Given tells whether option key stands there.
+func (o *Options) Given(key string) bool {
+	_, ok := o.values[key]
+	return ok
+}
+
+// refuse keeps the first thing that is wrong.
+func (o *Options) refuse(format string, a ...any) {
+	if o.err == nil {
+		o.err = fmt.Errorf(format, a...)
+	}
+}
+
+// what names an option in a message; the one without a name follows a colon.
+func what(key string) string {
+	if key == "" {
+		return "value behind ':'"
+	}
+	return "option " + strconv.Quote(key)
 }
 
 // String is option key, or def when absent.

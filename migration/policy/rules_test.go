@@ -80,7 +80,6 @@ func TestThrottleTexts(t *testing.T) {
 	for text, want := range map[string]policy.Pace{
 		"none":                {By: policy.ByDuty, Percent: 100},
 		"auto-converge":       {By: policy.ByDuty, Percent: 100},
-		"cap":                 {By: policy.ByDuty, Percent: 50},
 		"cap:30":              {By: policy.ByDuty, Percent: 30},
 		"cap:30,by=duty":      {By: policy.ByDuty, Percent: 30},
 		"cap:30,by=cgroup":    {By: policy.ByCgroup, Percent: 30},
@@ -95,7 +94,7 @@ func TestThrottleTexts(t *testing.T) {
 	}
 	for text, says := range map[string]string{
 		"auto-converge,initial=0": "1 to 99", "auto-converge,max=100": "1 to 99",
-		"cap:0": "1 to 100", "cap:101": "1 to 100", "cap:x": "whole number", "cap:30,by=": "duty or cgroup", "cap:30,by=luck": "duty or cgroup",
+		"cap:0": "1 to 100", "cap:101": "1 to 100", "cap:x": "whole number", "cap:30,by=": "is not NAME=VALUE", "cap": "write cap:50", "cap,by=duty": "write cap:50", "auto-converge,initial=99,max=1": "above max=1", "cap:30,by=luck": "duty or cgroup",
 		"dirty-limit:0": "1 to 1000000", "dirty-limit:1000001": "1 to 1000000", "dirty-limit:2.5": "whole number", "dirty-limit,by=cgroup": `no option "by"`,
 	} {
 		_, err := policy.Throttles.Parse(text)

@@ -1,6 +1,9 @@
 package policy
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 var (
 	_ Throttle = (*AutoConverge)(nil)
@@ -10,20 +13,27 @@ var (
 
 func init() {
 	Throttles.Register("auto-converge", func(o *Options) (Throttle, error) {
-		return &AutoConverge{
+		a := &AutoConverge{
 			Initial:   o.Int("initial", 20, 1, 99),
 			Increment: o.Int("increment", 10, 1, 99),
 			Max:       o.Int("max", 99, 1, 99),
-		}, nil
+		}
+		if a.Initial > a.Max {
+			return nil, fmt.Errorf("option initial=%d is above max=%d: the first step would be cut short", a.Initial, a.Max)
+		}
+		return a, nil
 	})
 	Throttles.Register("cap", func(o *Options) (Throttle, error) {
-		c := Cap{Percent: o.Int("", 50, 1, 100)}
+		if !o.Given("") {
+			return nil, errors.New("the percentage is missing; write cap:50 for half of the processors' time")
+		}
+		c := Cap{Percent: o.Int("", 0, 1, 100)}
 		switch by := o.String("by", "duty"); by {
 		case "duty":
 		case "cgroup":
 			c.By = ByCgroup
 		default:
-			return nil, fmt.Errorf("option by=%s must be duty or cgroup", by)
+			return nil, fmt.Errorf("option \"by\" must be duty or cgroup, not %.40q", by)
 		}
 		return c, nil
 	})

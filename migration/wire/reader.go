@@ -59,7 +59,7 @@ func (r *Reader) Preamble() error {
 			return r.fail(fmt.Errorf("%w: the other side speaks TLS and this one does not; let both have certificates (--tls-cert, --tls-key, --tls-ca) or neither", ErrNotGodwit))
 		}
 		if c != Preamble[i] {
-			return r.fail(fmt.Errorf("%w: byte %d of the preamble is %#02x, not %#02x", ErrNotGodwit, i, c, Preamble[i]))
+			return r.fail(fmt.Errorf("%w: it begins with %q", ErrNotGodwit, Preamble[:i]+string(rune(c))))
 		}
 	}
 	return nil

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"godwit/api"
 )
 
@@ -24,6 +26,9 @@ type Console struct {
 	out  io.Writer
 	end  func() error // gives back what out holds
 	left chan struct{}
+
+	unread     chan struct{} // closed when stdout's reader is gone
+	onceUnread sync.Once
 
 	mu    sync.Mutex
 	input Input
@@ -62,7 +67,7 @@ func ParseSpec(text string) (Spec, error) {
 
 // Open opens the console. Stdin is not touched before Start.
 func Open(s Spec) (*Console, error) {
-	c := &Console{left: make(chan struct{}), ready: make(chan struct{}), end: func() error { return nil }}
+	c := &Console{left: make(chan struct{}), unread: make(chan struct{}), ready: make(chan struct{}), end: func() error { return nil }}
 	switch s.Kind {
 	case "stdio":
 		c.out = os.Stdout
@@ -88,7 +93,16 @@ func Open(s Spec) (*Console, error) {
 }
 
 // Write sends the guest's output on.
-func (c *Console) Write(p []byte) (int, error) { return c.out.Write(p) }
+func (c *Console) Write(p []byte) (int, error) {
+	n, err := c.out.Write(p)
+	if errors.Is(err, unix.EPIPE) {
+		c.onceUnread.Do(func() { close(c.unread) })
+	}
+	return n, err
+}
+
+// Unread is closed when output found that nobody reads stdout any more.
+func (c *Console) Unread() <-chan struct{} { return c.unread }
 
 // Start begins to read stdin, where that is what the console is for: raw if it
 // is a terminal that this process may read, else as the bytes come.
