@@ -30,10 +30,8 @@ func (e *engine) commit() error {
 	if err := e.link.send(wire.TypePrepare, 0, prepare.Append(nil)); err != nil {
 		return err
 	}
-	// A READY that takes longer than any lease comes too late for GO, and the guest
-	// stands still meanwhile.
-	ctx, cancel := context.WithTimeoutCause(e.ctx, maxLease, fmt.Errorf("%w: the destination lives, but did not get ready in %v", ErrStalled, maxLease))
-	defer cancel()
+	ctx, end := held("did not get ready", HoldLimit).begin(e.ctx)
+	defer end()
 	body, err := e.link.expect(ctx, wire.TypeReady)
 	if err != nil {
 		return err
@@ -45,7 +43,12 @@ func (e *engine) commit() error {
 	if ready.Zero != sums.Zero || ready.Data != sums.data() {
 		return fmt.Errorf("destination applied %d zero and %d other pages, sent were %d and %d", ready.Zero, ready.Data, sums.Zero, sums.data())
 	}
-	lease := min(time.Duration(ready.LeaseMS)*time.Millisecond, maxLease)
+	// The guest may stand still for as long as the lease when RUNNING is lost. A
+	// shorter one in place of the destination's would not be kept there.
+	lease := time.Duration(ready.LeaseMS) * time.Millisecond
+	if lease > maxLease {
+		return fmt.Errorf("%w: READY with a lease of %v, at most %v", wire.ErrFormat, lease, maxLease)
+	}
 	// On Go's clock: it stands while this host is suspended, so that it waits too
 	// long rather than too short.
 	e.forceAfter = time.Now().Add(lease + lease/leaseMargin)
@@ -74,6 +77,7 @@ func (e *engine) handOver(asked, lease time.Duration) error {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), lease+e.o.Silence,
 		fmt.Errorf("%w: no RUNNING %v after GO", ErrSilence, lease+e.o.Silence))
 	defer cancel()
+	defer e.hurry(cancel)()
 	body, err := e.link.expect(ctx, wire.TypeRunning)
 	var running wire.Running
 	if err == nil {
@@ -86,6 +90,31 @@ func (e *engine) handOver(asked, lease time.Duration) error {
 		return &OutcomeError{Known: true, Err: err}
 	}
 	return &OutcomeError{ForceAfter: e.forceAfter, Err: also(sendErr, err)}
+}
+
+// hurry ends the wait for RUNNING one silence after the machine here was stopped:
+// its operator waits for the end of this process. It gives what calls that off.
+func (e *engine) hurry(cancel func()) func() {
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-e.src.Ended():
+		case <-stop:
+			return
+		}
+		t := time.NewTimer(e.o.Silence)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			cancel()
+		case <-stop:
+		}
+	}()
+	return func() {
+		close(stop)
+		<-done
+	}
 }
 
 // cleanUp does what can wait until the guest runs elsewhere.

@@ -179,7 +179,7 @@ func (e *engine) connect() error {
 		return e.helloError("control connection", err)
 	}
 	e.peer = *peer
-	e.link = &link{conn: conn, silence: e.o.Silence, r: r, w: w}
+	e.link = newLink(conn, e.o.Silence, r, w)
 	e.link.start(e.fail)
 	return nil
 }
@@ -225,7 +225,7 @@ func (e *engine) configure() error {
 	if len(config) > maxConfig {
 		return fmt.Errorf("configuration of %d bytes, at most %d", len(config), maxConfig)
 	}
-	if err := e.link.sendChunks(wire.TypeConfig, config); err != nil {
+	if err := e.link.sendChunks(e.ctx, wire.TypeConfig, config); err != nil {
 		return err
 	}
 	if err := e.link.send(wire.TypeLayout, 0, wire.AppendExtents(nil, e.mem.layout())); err != nil {
@@ -263,5 +263,5 @@ func (e *engine) sendState() error {
 		return fmt.Errorf("release disks: %w", err)
 	}
 	e.stateLen, e.stateCRC = uint64(state.Len()), wire.Checksum(state.Bytes())
-	return e.link.sendChunks(wire.TypeState, state.Bytes())
+	return e.link.sendChunks(e.ctx, wire.TypeState, state.Bytes())
 }

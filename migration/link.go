@@ -112,8 +112,8 @@ type link struct {
 	r       *wire.Reader
 	wg      sync.WaitGroup
 
-	mu sync.Mutex // guards w and its place in the stream
-	w  *wire.Writer
+	turn turn // guards w and its place in the stream
+	w    *wire.Writer
 
 	inbox  chan message
 	drain  chan struct{} // closed: nobody reads the inbox any more
@@ -121,6 +121,15 @@ type link struct {
 	ended  chan struct{} // closed by the reader when it stops; err says why
 	err    error
 	onEnd  func(error)
+}
+
+// turn is a mutex whose holder may wait for the peer: a channel, so that a bubble
+// of testing/synctest knows that those behind it wait too.
+type turn chan struct{}
+
+// newLink makes the control connection, on which HELLO has been said.
+func newLink(conn net.Conn, silence time.Duration, r *wire.Reader, w *wire.Writer) *link {
+	return &link{conn: conn, silence: silence, r: r, w: w, turn: make(turn, 1)}
 }
 
 // start runs the goroutines. onEnd is told once why reading stopped.
@@ -189,8 +198,8 @@ func (l *link) sendAfter(check func() error, t wire.Type, flags uint8, body []by
 
 // sendBy is sendAfter for a frame that write puts on the connection.
 func (l *link) sendBy(check, write func() error) (tried bool, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.turn <- struct{}{}
+	defer func() { <-l.turn }()
 	if err := l.conn.SetWriteDeadline(time.Now().Add(l.silence)); err != nil {
 		return false, connError("control connection", l.silence, err)
 	}
@@ -204,9 +213,15 @@ func (l *link) sendBy(check, write func() error) (tried bool, err error) {
 }
 
 // sendChunks writes data as frames of type t, the last one flagged; no data is
-// one empty frame.
-func (l *link) sendChunks(t wire.Type, data []byte) error {
-	return chunks(data, func(flags uint8, chunk []byte) error { return l.send(t, flags, chunk) })
+// one empty frame. It stops between two frames when ctx ends; each must leave
+// within one silence.
+func (l *link) sendChunks(ctx context.Context, t wire.Type, data []byte) error {
+	return chunks(data, func(flags uint8, chunk []byte) error {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return l.send(t, flags, chunk)
+	})
 }
 
 func chunks(data []byte, emit func(flags uint8, chunk []byte) error) error {

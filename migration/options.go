@@ -39,7 +39,7 @@ const (
 	maxSilence   = time.Hour
 	minSilence   = 20 * time.Millisecond
 	minLease     = 100 * time.Millisecond
-	maxLease     = 10 * time.Minute
+	maxLease     = time.Minute
 )
 
 // Dialer opens one connection to the destination: the engine calls it for the

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"godwit/migration/policy"
@@ -36,8 +37,9 @@ type pageWriter struct {
 	cut     net.Buffers             // one piece of it under a bandwidth limit
 	scratch net.Buffers             // what a write consumes; a field, or it would escape each time
 
-	written uint64     // bytes, in all
-	pages   PageCounts // sent, in all
+	written uint64        // bytes, in all
+	begun   atomic.Uint64 // bytes that may have left, in all
+	pages   PageCounts    // sent, in all
 }
 
 // gatherer is a connection that makes one write of pieces itself, since the
@@ -245,6 +247,7 @@ func (p *pageWriter) put(v net.Buffers, n int) error {
 			return net.ErrClosed
 		}
 	}
+	p.begun.Add(uint64(n))
 	var wrote int64
 	var err error
 	if g, ok := p.w.(gatherer); ok {
@@ -260,6 +263,7 @@ func (p *pageWriter) put(v net.Buffers, n int) error {
 // frame writes a frame without bulk, unlimited.
 func (p *pageWriter) frame(t wire.Type, flags uint8, body []byte) error {
 	p.head = p.frames.Append(p.head[:0], t, flags, body, 0)
+	p.begun.Add(uint64(len(p.head)))
 	wrote, err := p.w.Write(p.head)
 	p.written += uint64(wrote)
 	return err

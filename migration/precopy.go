@@ -1,6 +1,7 @@
 package migration
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -99,7 +100,7 @@ func (e *engine) announce() error {
 	// to prepare memory on the same processors.
 	e.gfns = make([]uint64, n)
 	clear(e.gfns)
-	return e.link.sendChunks(wire.TypeExtents, wire.AppendExtents(nil, e.pending.extents()))
+	return e.link.sendChunks(e.ctx, wire.TypeExtents, wire.AppendExtents(nil, e.pending.extents()))
 }
 
 // takeDirty adds what was written and not sent since to the pages to send.
@@ -138,13 +139,15 @@ func (e *engine) round(last bool) error {
 	for _, st := range e.streams {
 		st.work <- w // never blocks: a stream has one round at a time
 	}
+	ctx, end := e.taking(w).begin(e.ctx)
+	defer end()
 	select {
 	case <-w.done:
-	case <-e.ctx.Done():
-		return cancelCause(e.ctx)
+	case <-ctx.Done():
+		return cancelCause(ctx)
 	}
 	if !sabotage.On(sabotage.Barrier) || last {
-		if err := e.passed(uint32(n), w.sent.Load()); err != nil {
+		if err := e.passed(ctx, uint32(n), w.sent.Load()); err != nil {
 			return err
 		}
 	}
@@ -154,9 +157,9 @@ func (e *engine) round(last bool) error {
 
 // passed waits for the destination's word that every stream has passed round n:
 // all that was written is then received.
-func (e *engine) passed(n uint32, pages uint64) error {
+func (e *engine) passed(ctx context.Context, n uint32, pages uint64) error {
 	for {
-		body, err := e.link.expect(e.ctx, wire.TypePassed)
+		body, err := e.link.expect(ctx, wire.TypePassed)
 		if err != nil {
 			return err
 		}

@@ -42,7 +42,8 @@ type receiver struct {
 	layout   []Extent
 	config   []byte
 	state    bytes.Buffer
-	peeked   *outcome // what next gives next, where peek has waited for it
+	peeked   *outcome       // what next gives next, where peek has waited for it
+	rest     *time.Duration // what next may still wait in all, see many; nil: see Stall
 
 	mu         sync.Mutex // guards what follows
 	phase      Phase
@@ -177,7 +178,7 @@ func (r *receiver) greet(v *visitor) error {
 	if r.rep.Local = r.local(); !r.rep.Local {
 		r.rep.Streams = int(r.hello.Streams)
 	}
-	r.link = &link{conn: v.conn, silence: r.o.Silence, r: v.in, w: v.out}
+	r.link = newLink(v.conn, r.o.Silence, v.in, v.out)
 	r.link.start(r.fail)
 	return nil
 }
@@ -213,13 +214,15 @@ func (r *receiver) configure() error {
 	}
 	described := r.limitDescription()
 	defer described()
+	end := r.many()
+	defer end()
 	for last := false; !last; {
 		m, err := r.next()
 		if err != nil {
 			return err
 		}
-		if m.typ != wire.TypeConfig || len(r.config)+len(m.body) > maxConfig {
-			return fmt.Errorf("%w: %s after %d bytes of CONFIG, at most %d", wire.ErrFormat, m.typ, len(r.config), maxConfig)
+		if err := checkChunk(wire.TypeConfig, m, len(r.config), maxConfig); err != nil {
+			return err
 		}
 		r.config, last = append(r.config, m.body...), m.last
 	}

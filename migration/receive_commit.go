@@ -17,10 +17,11 @@ func (r *receiver) getState() error {
 		if err != nil {
 			return err
 		}
-		if m.typ != wire.TypeState || r.state.Len()+len(m.body) > maxState {
-			return fmt.Errorf("%w: %s after %d bytes of STATE, at most %d", wire.ErrFormat, m.typ, r.state.Len(), maxState)
+		if err := checkChunk(wire.TypeState, m, r.state.Len(), maxState); err != nil {
+			return err
 		}
 		if first {
+			defer r.many()()
 			expect(r.target)
 		}
 		r.state.Write(m.body)
@@ -115,6 +116,7 @@ func (r *receiver) hashPart(body []byte) (h wire.Hash, err error) {
 // prepare waits for PREPARE. A source whose hash was another asks about parts of
 // memory first, and does not come to PREPARE then.
 func (r *receiver) prepare() ([]byte, error) {
+	defer r.many()()
 	for range maxQuestions {
 		m, err := r.next()
 		switch {

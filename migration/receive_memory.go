@@ -110,13 +110,16 @@ func (r *receiver) copyMemory() error {
 
 func (r *receiver) hearExtents() error {
 	defer close(r.populate)
-	for last := false; !last; {
+	for first, last := true, false; !last; first = false {
 		m, err := r.next()
 		if err != nil {
 			return err
 		}
-		if m.typ != wire.TypeExtents {
-			return fmt.Errorf("%w: %s where EXTENTS must be", wire.ErrFormat, m.typ)
+		if first {
+			defer r.many()()
+		}
+		if err := checkChunk(wire.TypeExtents, m, 0, wire.MaxBody); err != nil {
+			return err
 		}
 		es, err := wire.DecodeExtents(m.body)
 		if err != nil {

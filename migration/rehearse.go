@@ -176,6 +176,9 @@ func (e *engine) promise(r policy.Round) {
 		PauseMS: ms(p.Pause), PagesMS: ms(p.Pages), StateMS: ms(p.State), ResumeMS: ms(p.Resume)}
 }
 
+// maxRestore bounds what a destination may say that restoring takes.
+const maxRestore = 10 * time.Minute
+
 // built hears that the destination has built the machine, and what it says that
 // restoring one takes. A number beyond all sense only keeps the guest here.
 func (e *engine) built() error {
@@ -187,7 +190,7 @@ func (e *engine) built() error {
 	if err := b.Decode(body); err != nil {
 		return err
 	}
-	e.costs.restore = time.Duration(min(b.RestoreNS, uint64(maxLease)))
+	e.costs.restore = time.Duration(min(b.RestoreNS, uint64(maxRestore)))
 	return nil
 }
 

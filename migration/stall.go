@@ -22,6 +22,9 @@ func (r *receiver) next() (message, error) {
 	if r.o.Stall < 0 {
 		return r.link.next(r.ctx)
 	}
+	if r.rest != nil {
+		return r.nextOfMany()
+	}
 	for from := time.Since(r.began); ; {
 		m, err := r.nextBy(from + r.o.Stall)
 		if !errors.Is(err, ErrStalled) {
@@ -33,6 +36,33 @@ func (r *receiver) next() (message, error) {
 		}
 		from = moved
 	}
+}
+
+// many has all messages up to the call of what it gives come within one Stall
+// together, this side's own work left out: a source could send each piece of a list
+// at the last moment.
+func (r *receiver) many() func() {
+	rest := r.o.Stall
+	r.rest = &rest
+	return func() { r.rest = nil }
+}
+
+func (r *receiver) nextOfMany() (message, error) {
+	from := time.Since(r.began)
+	m, err := r.nextBy(from + *r.rest)
+	*r.rest -= time.Since(r.began) - from
+	return m, err
+}
+
+// checkChunk checks the next chunk of what comes in chunks, max bytes at most in all.
+func checkChunk(t wire.Type, m message, size, max int) error {
+	switch {
+	case m.typ != t || size+len(m.body) > max:
+		return fmt.Errorf("%w: %s after %d bytes of %s, at most %d", wire.ErrFormat, m.typ, size, t, max)
+	case len(m.body) == 0 && !m.last:
+		return fmt.Errorf("%w: an empty chunk of %s that is not the last", wire.ErrFormat, t)
+	}
+	return nil
 }
 
 // outcome is what a wait for a message has come to.

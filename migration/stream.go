@@ -57,6 +57,7 @@ type stream struct {
 	hello time.Duration // the exchange of HELLOs
 	acked atomic.Uint64 // bytes that the destination has received
 	wrote atomic.Uint64 // bytes written when the last round ended
+	signs atomic.Uint64 // bytes of signs of life
 }
 
 // openStreams connects all data streams at once.
@@ -168,6 +169,7 @@ func (st *stream) send() {
 		case w := <-st.work:
 			err = st.round(w)
 		case <-t.C:
+			st.signs.Add(wire.HeaderSize)
 			err = st.out.frame(wire.TypeKeepalive, 0, nil)
 		}
 		if err != nil {
@@ -248,6 +250,9 @@ type logError struct{ error }
 
 func (e *logError) Unwrap() error { return e.error }
 
+// maxHello is what opens a stream at most: it counts at the destination, not here.
+const maxHello = uint64(len(wire.Preamble) + wire.HeaderSize + wire.MaxHello)
+
 // receive is the goroutine that reads acknowledgements: at least one comes for
 // every sign of life that was sent.
 func (st *stream) receive() {
@@ -260,8 +265,12 @@ func (st *stream) receive() {
 		switch f.Type {
 		case wire.TypeAck:
 			n, err := wire.DecodeAck(f.Body)
-			if err != nil || n < st.acked.Load() {
-				st.failed(fmt.Errorf("%w: ACK of %d bytes after one of %d", wire.ErrFormat, n, st.acked.Load()))
+			// An ACK is progress, so none may be of what was never sent.
+			if sent := st.out.begun.Load() + maxHello; err == nil && (n < st.acked.Load() || n > sent) {
+				err = fmt.Errorf("%w: ACK of %d bytes after one of %d, sent were at most %d", wire.ErrFormat, n, st.acked.Load(), sent)
+			}
+			if err != nil {
+				st.failed(err)
 				return
 			}
 			st.acked.Store(n)

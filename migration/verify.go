@@ -2,6 +2,7 @@ package migration
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -36,7 +37,9 @@ func (e *engine) verify() error {
 		return err
 	}
 	ours := e.mem.hash(which)
-	theirs, err := e.answer()
+	ctx, end := held("sent no HASH", hashing(which.Count())).begin(e.ctx)
+	defer end()
+	theirs, err := e.answer(ctx)
 	if err != nil {
 		return err
 	}
@@ -46,7 +49,11 @@ func (e *engine) verify() error {
 		return nil
 	}
 	differ := fmt.Errorf("%w: hash %x over %d pages here, %x over %d pages there", ErrVerify, ours.Sum[:8], ours.Pages, theirs.Sum[:8], theirs.Pages)
-	if err := e.explain(v, which, ours, theirs); err != nil {
+	end()
+	// One limit for all questions: each of them could be answered at the last moment.
+	ctx, end = held("did not say which pages differ", 2*hashing(which.Count())).begin(e.ctx)
+	defer end()
+	if err := e.explain(ctx, v, which, ours, theirs); err != nil {
 		return fmt.Errorf("%w; where could not be found: %w", differ, err)
 	}
 	return fmt.Errorf("%w: %s", differ, v.differing())
@@ -75,8 +82,8 @@ func (e *engine) ask(part Extent) error {
 	return e.link.send(wire.TypeVerify, 0, (&wire.Verify{Extent: part}).Append(nil))
 }
 
-func (e *engine) answer() (h wire.Hash, err error) {
-	body, err := e.link.expect(e.ctx, wire.TypeHash)
+func (e *engine) answer(ctx context.Context) (h wire.Hash, err error) {
+	body, err := e.link.expect(ctx, wire.TypeHash)
 	if err != nil {
 		return h, err
 	}
@@ -84,9 +91,9 @@ func (e *engine) answer() (h wire.Hash, err error) {
 }
 
 // explain fills v with the first pages that differ and what is known about them.
-func (e *engine) explain(v *Verified, which Bitmap, ours, theirs wire.Hash) error {
+func (e *engine) explain(ctx context.Context, v *Verified, which Bitmap, ours, theirs wire.Hash) error {
 	var err error
-	if v.Differing, err = e.differing(which); err != nil {
+	if v.Differing, err = e.differing(ctx, which); err != nil {
 		return err
 	}
 	again := make(Bitmap, e.mem.words)
@@ -107,13 +114,13 @@ func (e *engine) explain(v *Verified, which Bitmap, ours, theirs wire.Hash) erro
 		return err
 	}
 	v.SourceChanged = e.mem.hash(which) != ours
-	now, err := e.answer()
+	now, err := e.answer(ctx)
 	v.DestinationChanged = now != theirs
 	return err
 }
 
 // differing finds the first pages that differ by halving memory, lowest first.
-func (e *engine) differing(which Bitmap) (found []Difference, err error) {
+func (e *engine) differing(ctx context.Context, which Bitmap) (found []Difference, err error) {
 	type span struct{ from, to uint64 }
 	search := []span{{0, uint64(e.mem.words) * 64}}
 	for asked := 0; len(search) > 0 && len(found) < maxDiffering && asked < maxQuestions/2; {
@@ -127,7 +134,7 @@ func (e *engine) differing(which Bitmap) (found []Difference, err error) {
 			}
 			asked++
 			ours := e.mem.hashRange(which, half.from, half.to)
-			theirs, err := e.answer()
+			theirs, err := e.answer(ctx)
 			switch {
 			case err != nil:
 				return nil, err

@@ -20,6 +20,8 @@ const (
 	MaxStreams = 16
 
 	helloFixed = 41
+	// MaxHello is the longest HELLO, bytes.
+	MaxHello = helloFixed + MaxVMID
 )
 
 // Role is what a connection is for.

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -40,7 +41,7 @@ func moveReported(t testing.TB, m *vmm.Machine, out *console, in vmm.Incoming, o
 	done := make(chan error, 1)
 	go func() {
 		_, _, err := migration.Receive(context.Background(), migration.AcceptFrom(l),
-			vmm.BuildTarget(in, func(m *vmm.Machine) { arrived = m }), migration.ReceiveOptions{Silence: patience, Lease: patience})
+			vmm.BuildTarget(in, func(m *vmm.Machine) { arrived = m }), migration.ReceiveOptions{Silence: patience, Lease: time.Minute})
 		done <- err
 	}()
 	dial := func(ctx context.Context) (net.Conn, error) {
