@@ -109,6 +109,8 @@ func (c *hostageConn) back() {
 	if err != nil || out.Open(hello.Type, hello.Body) != nil {
 		return
 	}
+	var h wire.Hello
+	_ = h.Decode(hello.Body)
 	ended := make(chan struct{})
 	c.h.relays.Go(func() {
 		defer close(ended)
@@ -134,8 +136,6 @@ func (c *hostageConn) back() {
 			}
 		}
 	})
-	var h wire.Hello
-	_ = h.Decode(hello.Body)
 	for real := uint64(0); ; {
 		if c.h.hasStruck() && (c.h.change == nil || h.Role == wire.RoleControl) {
 			real = max(real, c.taken.Load())
