@@ -19,14 +19,18 @@ type reset struct {
 
 // phase of a connection.
 //
-//	host:  greeting ──CONNECT──> asking ──RESPONSE──> open
+//	host:  greeting ──CONNECT──> asking ──RESPONSE──> open ──end──> draining ──> closed
 //	guest:                           REQUEST ───────> open
+//
+// An end closes what has nothing left for the host at once.
 type phase int
 
 const (
 	greeting phase = iota // its first line has not come
 	asking                // the guest has not answered
 	open
+	draining // the guest knows it no more, the host has not taken all
+	closed
 )
 
 // conn is a connection. Device.mu guards it.
@@ -34,11 +38,10 @@ type conn struct {
 	key
 	dev   *Device
 	phase phase
-	fd    int // the host's unix socket; -1 when it has ended
+	fd    int // the host's unix socket; -1 when closed
 	watch *hostpoll.Watch
 	timer *time.Timer // ends it when the other side takes too long, or nil
 	line  []byte      // while greeting
-	dead  bool
 
 	// Packets for the guest that wait for a buffer.
 	request, response, update, ask bool
@@ -61,10 +64,17 @@ type conn struct {
 	forwarded uint32
 	told      uint32 // forwarded, as the guest knows it
 	guestDone bool   // the guest sends no more
+	hostDeaf  bool   // the host takes no more
 
-	next [2]*conn // in the two fifos
-	in   [2]bool
+	queued     bool // in Device.todo, between:
+	prev, next *conn
 }
+
+// over says that the guest knows the connection no more.
+func (c *conn) over() bool { return c.phase >= draining }
+
+// mute says that nothing more is to be read from the host's socket.
+func (c *conn) mute() bool { return c.hostDone || c.guestDeaf }
 
 // credit is how many bytes the guest's buffer has room for. What makes no sense
 // is no room.
@@ -96,8 +106,13 @@ func (c *conn) keep(p []byte) {
 func (c *conn) moved(n int) {
 	ours := min(n, c.own)
 	c.own -= ours
-	c.forwarded += uint32(n - ours)
 	c.dev.stats.bytesToHost.Add(uint64(n - ours))
+	c.free(n - ours)
+}
+
+// free gives the guest the room of n bytes back.
+func (c *conn) free(n int) {
+	c.forwarded += uint32(n)
 	if c.forwarded-c.told >= bufAlloc/2 {
 		c.update = true
 		c.dev.todo.push(c)
@@ -120,7 +135,9 @@ func (d *Device) add(fd int, p phase) *conn {
 		_ = unix.Close(fd)
 		return nil
 	}
+	c.kernelKeeps(keepsOpen)
 	d.conns[c] = struct{}{}
+	d.stats.open.Add(1)
 	return c
 }
 
@@ -134,7 +151,7 @@ func (c *conn) hurry() {
 		c.dev.mu.Lock()
 		defer c.dev.mu.Unlock()
 		switch {
-		case c.dead:
+		case c.over():
 		case c.dev.paused && c.phase != greeting:
 			c.hurry() // neither the guest nor a worker of ours could do its part
 		default:
@@ -152,23 +169,39 @@ func (c *conn) calm() {
 	}
 }
 
-// end forgets a connection, and with tell sends the guest an RST. mu is held.
+// end makes the guest's side forget a connection, and with tell sends it an RST.
+// The host's side is closed when it has all that the guest sent. mu is held.
 func (d *Device) end(c *conn, tell bool) {
-	if c.dead {
+	if c.over() {
 		return
 	}
-	c.dead = true
 	c.calm()
-	c.watch.Remove()
-	_ = unix.Close(c.fd) // nothing more is to be said
-	c.fd, c.buf = -1, nil
-	delete(d.conns, c)
+	d.todo.remove(c)
+	d.stats.open.Add(-1)
 	if d.table[c.key] == c {
 		delete(d.table, c.key)
 	}
 	if tell && !c.request { // it has not heard of one that was still to be asked for
 		d.reset(hostCID, c.key)
 	}
+	c.phase = draining
+	d.stats.draining.Add(1)
+	if c.pending() > 0 {
+		c.kernelKeeps(d.keepsLast)
+	}
+	d.flush(c)
+}
+
+// close forgets a connection that has ended. mu is held.
+func (d *Device) close(c *conn) {
+	c.phase = closed
+	d.stats.draining.Add(-1)
+	c.watch.Remove()
+	// What the host sent and the guest did not take is still in the socket: then
+	// the kernel tells the host's reader of a reset, behind the last byte.
+	_ = unix.Close(c.fd)
+	c.fd, c.buf = -1, nil
+	delete(d.conns, c)
 }
 
 // reset tells the guest that there is no such connection. mu is held. Whoever
@@ -189,66 +222,59 @@ func (c *conn) ready() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
-	case c.dead:
+	case c.phase == closed:
 	case c.phase == greeting:
 		d.greet(c)
-	case c.hostDone:
-		if c.pending() > 0 {
-			d.flush.push(c)
-			d.kick(txQueue)
-		}
-		c.leave()
+	case c.phase == draining:
+		d.flush(c)
+	case c.mute():
+		d.flush(c)
+		d.leave(c)
 	default:
 		c.readable = true
 		d.todo.push(c)
 		d.kick(rxQueue)
-		if c.pending() > 0 {
-			d.flush.push(c)
-			d.kick(txQueue)
-		}
+		d.flush(c)
 	}
 }
 
 // fifo holds connections, each once.
-type fifo struct {
-	link        int
-	first, last *conn
-}
-
-const (
-	linkTodo = iota
-	linkFlush
-)
+type fifo struct{ first, last *conn }
 
 func (f *fifo) push(c *conn) {
-	if c.in[f.link] || c.dead {
+	if c.queued || c.over() {
 		return
 	}
-	c.in[f.link] = true
-	if f.last == nil {
+	c.queued = true
+	if c.prev = f.last; c.prev == nil {
 		f.first = c
 	} else {
-		f.last.next[f.link] = c
+		c.prev.next = c
 	}
 	f.last = c
 }
 
-// pop gives the first that lives, or nil.
+// pop gives the first, or nil.
 func (f *fifo) pop() *conn {
-	for f.first != nil {
-		c := f.first
-		f.first, c.next[f.link], c.in[f.link] = c.next[f.link], nil, false
-		if f.first == nil {
-			f.last = nil
-		}
-		if !c.dead {
-			return c
-		}
-	}
-	return nil
+	c := f.first
+	f.remove(c)
+	return c
 }
 
-func (f *fifo) clear() {
-	for f.pop() != nil {
+// remove takes c out, if it is in.
+func (f *fifo) remove(c *conn) {
+	if c == nil || !c.queued {
+		return
 	}
+	if c.prev == nil {
+		f.first = c.next
+	} else {
+		c.prev.next = c.next
+	}
+	if c.next == nil {
+		f.last = c.prev
+	} else {
+		c.next.prev = c.prev
+	}
+	c.queued, c.prev, c.next = false, nil, nil
 }

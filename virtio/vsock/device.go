@@ -66,12 +66,13 @@ type Device struct {
 	conns    map[*conn]struct{} // all
 	table    map[key]*conn      // those that the guest knows
 	todo     fifo               // may have something for the guest
-	flush    fifo               // may have something for the host
 	resets   []reset            // for the guest, of what is no connection any more
 	blocked  bool               // the tx queue waits until resets are fewer
 	nextPort uint32             // from firstPort to lastPort
-	patience time.Duration
 	paused   bool
+	patience time.Duration
+	// keepsLast is the constant, but in tests of a kernel that gives less.
+	keepsLast int
 
 	move move
 }
@@ -91,9 +92,9 @@ func New(cfg Config) (*Device, error) {
 	}
 	d := &Device{
 		cid: cfg.GuestCID, conns: map[*conn]struct{}{}, table: map[key]*conn{},
-		todo: fifo{link: linkTodo}, flush: fifo{link: linkFlush},
 		resets: make([]reset, 0, maxResets+maxConns), nextPort: firstPort + rand.Uint32N(lastPort-firstPort+1), patience: defaultPatience,
-		move: move{limit: holdLimit},
+		keepsLast: keepsLast,
+		move:      move{limit: holdLimit},
 	}
 	var err error
 	if d.poll, err = hostpoll.New(); err != nil {
@@ -102,7 +103,8 @@ func New(cfg Config) (*Device, error) {
 	return d, nil
 }
 
-// Close ends all connections and gives up the host's side.
+// Close ends all connections and gives up the host's side. Where the kernel does
+// not take what the host's readers have not read, it waits for them: see drain.
 func (d *Device) Close() error {
 	err := d.StopListening()
 	d.mu.Lock()
@@ -110,6 +112,7 @@ func (d *Device) Close() error {
 	d.release()
 	d.path = ""
 	d.mu.Unlock()
+	d.drain()
 	if perr := d.poll.Close(); err == nil {
 		err = perr
 	}
@@ -166,13 +169,11 @@ func (d *Device) Reset() {
 	d.kicks, d.move = nil, move{limit: d.move.limit}
 }
 
-// endAll forgets every connection. mu is held.
+// endAll ends every connection, without a word to the guest. mu is held.
 func (d *Device) endAll() {
 	for c := range d.conns {
 		d.end(c, false)
 	}
-	d.todo.clear()
-	d.flush.clear()
 	d.resets, d.blocked = d.resets[:0], false
 }
 

@@ -86,9 +86,13 @@ func (g *guest) kick(q int) {
 // offer gives n buffers, each a header's descriptor and one for data.
 func (g *guest) offer(q, n int) {
 	for range n {
-		gpa := g.arena.Alloc(g.t, bufSize, 16)
-		g.bufs[q][g.rings[q].Add([]drivertest.Seg{{GPA: gpa, Len: headerSize, Write: true}, {GPA: gpa + headerSize, Len: bufSize - headerSize, Write: true}}, false, 0)] = gpa
+		g.give(q, g.arena.Alloc(g.t, bufSize, 16))
 	}
+}
+
+// give offers one buffer.
+func (g *guest) give(q int, gpa uint64) {
+	g.bufs[q][g.rings[q].Add([]drivertest.Seg{{GPA: gpa, Len: headerSize, Write: true}, {GPA: gpa + headerSize, Len: bufSize - headerSize, Write: true}}, false, 0)] = gpa
 	g.kick(q)
 }
 
@@ -112,8 +116,7 @@ func (g *guest) hear() (header, []byte) {
 	delete(g.bufs[rxQueue], head)
 	b := make([]byte, n)
 	require.NoError(g.t, g.mem.ReadAt(b, gpa))
-	g.bufs[rxQueue][g.rings[rxQueue].Add([]drivertest.Seg{{GPA: gpa, Len: headerSize, Write: true}, {GPA: gpa + headerSize, Len: bufSize - headerSize, Write: true}}, false, 0)] = gpa
-	g.kick(rxQueue)
+	g.give(rxQueue, gpa)
 	h := parseHeader((*[headerSize]byte)(b))
 	require.EqualValues(g.t, testCID, h.dstCID)
 	require.EqualValues(g.t, n-headerSize, h.len)

@@ -25,7 +25,9 @@ func (d *Device) Listen(l *net.UnixListener, path string) error {
 	raw, err := l.SyscallConn()
 	if err == nil {
 		cerr := raw.Control(func(fd uintptr) {
-			d.knock, err = d.poll.Add(int(fd), func(uint32) { d.accept(raw) })
+			var knock *hostpoll.Watch
+			knock, err = d.poll.Add(int(fd), func(uint32) { d.accept(knock, raw) })
+			d.knock = knock
 		})
 		err = errors.Join(err, cerr)
 	}
@@ -51,19 +53,30 @@ func (d *Device) StopListening() error {
 	return err
 }
 
-// accept takes the clients that wait. One too many is turned away at once.
-func (d *Device) accept(raw syscall.RawConn) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for d.listener != nil {
-		fd, ok := d.knock.Accept(raw)
+// accept takes the clients that wait. One too many is turned away at once. The
+// lock is for one client at a time: the workers, Pause and Reset wait for no
+// more, however many come.
+func (d *Device) accept(knock *hostpoll.Watch, raw syscall.RawConn) {
+	for {
+		fd, ok := knock.Accept(raw)
 		if !ok {
 			return
 		}
-		if c := d.add(fd, greeting); c != nil {
-			c.hurry()
-			d.greet(c)
-		}
+		d.welcome(fd)
+	}
+}
+
+func (d *Device) welcome(fd int) {
+	d.stats.clients.Add(1)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.listener == nil {
+		_ = unix.Close(fd) // StopListening came in between
+		return
+	}
+	if c := d.add(fd, greeting); c != nil {
+		c.hurry()
+		d.greet(c)
 	}
 }
 
@@ -155,11 +168,4 @@ func (d *Device) dial(k key) *conn {
 		d.table[k] = c
 	}
 	return c
-}
-
-// hungUp says whether the host's socket is gone for both directions.
-func (c *conn) hungUp() bool {
-	p := []unix.PollFd{{Fd: int32(c.fd)}}
-	n, err := unix.Poll(p, 0)
-	return err == nil && n == 1 && p[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
 }

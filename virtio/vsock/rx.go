@@ -117,7 +117,7 @@ func (c *conn) answer(h *header) bool {
 // first: then the connection or its reset is queued for that.
 func (c *conn) data(l *line, chain *queue.Chain, room int64, h *header) bool {
 	d := c.dev
-	if c.phase != open || !c.readable || c.hostDone || c.guestDeaf {
+	if c.phase != open || !c.readable || c.mute() {
 		return false
 	}
 	credit := c.credit()
@@ -147,10 +147,11 @@ func (c *conn) data(l *line, chain *queue.Chain, room int64, h *header) bool {
 		d.end(c, true)
 		return false
 	case n == 0:
-		c.hostDone, c.shut = true, shutSend
+		c.hostDone = true
+		c.shut |= shutSend
 		d.todo.push(c)
 		d.finish(c)
-		c.leave()
+		d.leave(c)
 		return false
 	}
 	h.op, h.len = opRW, uint32(n)
@@ -166,19 +167,4 @@ func (d *Device) later(c *conn) bool {
 	c.update = true
 	d.todo.push(c)
 	return false
-}
-
-// leave looks whether a host that has no more to say is gone altogether: then
-// the guest is to answer with a reset. A host that still listens is watched.
-func (c *conn) leave() {
-	switch {
-	case c.dead:
-	case c.hungUp():
-		c.shut = shutSend | shutReceive
-		c.hurry()
-		c.dev.todo.push(c)
-		c.dev.kick(rxQueue)
-	default:
-		c.watch.Arm(hostpoll.Gone)
-	}
 }

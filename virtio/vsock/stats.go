@@ -5,7 +5,11 @@ import "sync/atomic"
 // Stats counts what a device has done since New. Resets do not clear it, and it
 // does not move with the guest.
 type Stats struct {
-	Open         int    `json:"open"` // connections now
+	Open int `json:"open"` // connections now
+	// Draining are connections that have ended for the guest, and whose last bytes
+	// the host's program has not taken.
+	Draining     int    `json:"draining"`
+	Clients      uint64 `json:"clients"` // programs of the host that came to the socket
 	FromGuest    uint64 `json:"from_guest"`
 	FromHost     uint64 `json:"from_host"`
 	BytesToGuest uint64 `json:"bytes_to_guest"`
@@ -35,18 +39,28 @@ type Stats struct {
 	CreditWaits uint64 `json:"credit_waits"`
 	WriteWaits  uint64 `json:"write_waits"`
 	ResetWaits  uint64 `json:"reset_waits"`
+
+	// BytesLost were taken from the guest and reached nobody: the host's program
+	// had closed its side, or did not read when the device was closed.
+	BytesLost uint64 `json:"bytes_lost"`
+	// BytesUnread came from the host's programs for a guest that had said that it
+	// takes no more.
+	BytesUnread uint64 `json:"bytes_unread"`
 }
 
 type counters struct {
+	open, draining                                                                          atomic.Int64
+	clients, bytesLost, bytesUnread                                                         atomic.Uint64
 	fromGuest, fromHost, bytesToGuest, bytesToHost, resetsSent, resetsSeen, transportResets atomic.Uint64
 	refused, badClients, overLimit, timeouts, badPackets, overCredit, unknown               atomic.Uint64
 	creditWaits, writeWaits, resetWaits                                                     atomic.Uint64
 }
 
-// Stats may be called at any time, from any goroutine.
+// Stats may be called at any time, from any goroutine. It waits for nobody.
 func (d *Device) Stats() Stats {
 	c := &d.stats
-	s := Stats{
+	return Stats{
+		Open: int(c.open.Load()), Draining: int(c.draining.Load()), Clients: c.clients.Load(), BytesLost: c.bytesLost.Load(), BytesUnread: c.bytesUnread.Load(),
 		FromGuest: c.fromGuest.Load(), FromHost: c.fromHost.Load(),
 		BytesToGuest: c.bytesToGuest.Load(), BytesToHost: c.bytesToHost.Load(),
 		ResetsSent: c.resetsSent.Load(), ResetsSeen: c.resetsSeen.Load(), TransportResets: c.transportResets.Load(),
@@ -54,8 +68,4 @@ func (d *Device) Stats() Stats {
 		BadPackets: c.badPackets.Load(), OverCredit: c.overCredit.Load(), Unknown: c.unknown.Load(),
 		CreditWaits: c.creditWaits.Load(), WriteWaits: c.writeWaits.Load(), ResetWaits: c.resetWaits.Load(),
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	s.Open = len(d.conns)
-	return s
 }

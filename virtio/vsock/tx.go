@@ -10,8 +10,7 @@ import (
 	"godwit/virtio/queue"
 )
 
-// transmit serves the tx queue: packets of the guest. Before each, what the host
-// did not take earlier is tried again.
+// transmit serves the tx queue: packets of the guest.
 func (d *Device) transmit(l *line) error {
 	for !d.workers.Yield() {
 		if !d.ready() {
@@ -29,14 +28,11 @@ func (d *Device) transmit(l *line) error {
 	return nil
 }
 
-// ready writes what is left over, and says whether there is room for the answer
-// to another packet (5.10.6.1.2).
+// ready says whether there is room for the answer to another packet
+// (5.10.6.1.2).
 func (d *Device) ready() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for c := d.flush.pop(); c != nil; c = d.flush.pop() {
-		d.flushOne(c)
-	}
 	if len(d.resets) >= maxResets {
 		if !d.blocked {
 			d.blocked = true
@@ -87,7 +83,7 @@ func (d *Device) handle(l *line, c *queue.Chain) {
 		d.stats.badPackets.Add(1)
 		d.end(cn, true)
 	}
-	if cn.stalled && !cn.dead && cn.credit() > 0 {
+	if cn.stalled && !cn.over() && cn.credit() > 0 {
 		cn.stalled = false
 		d.todo.push(cn)
 		d.kick(rxQueue)
@@ -131,9 +127,7 @@ func (d *Device) told(cn *conn, h header, l *line, c *queue.Chain) bool {
 		if cn.phase != open {
 			return false
 		}
-		cn.guestDeaf = cn.guestDeaf || h.flags&shutReceive != 0
-		cn.guestDone = cn.guestDone || h.flags&shutSend != 0
-		d.finish(cn)
+		d.shutdown(cn, h.flags)
 	case opRW:
 		return d.write(cn, h, l, c)
 	case opCreditUpdate:
@@ -153,11 +147,11 @@ func (d *Device) opened(cn *conn) {
 	cn.calm()
 	d.stats.fromHost.Add(1)
 	answer := fmt.Appendf(nil, "OK %d\n", cn.host)
-	n, _ := unix.Write(cn.fd, answer) // a client that is gone shows at the read
-	if rest := answer[max(n, 0):]; len(rest) > 0 {
+	if n, _ := unix.Write(cn.fd, answer); n < len(answer) {
+		rest := answer[max(n, 0):]
 		cn.own = len(rest)
 		cn.keep(rest)
-		cn.watch.Arm(hostpoll.Out)
+		d.flush(cn) // or the client is gone
 	}
 	d.todo.push(cn)
 	d.kick(rxQueue)
@@ -175,6 +169,11 @@ func (d *Device) write(cn *conn, h header, l *line, c *queue.Chain) bool {
 		return false
 	}
 	cn.received += h.len
+	if cn.hostDeaf { // the guest has not heard of that yet
+		d.stats.bytesLost.Add(uint64(h.len))
+		cn.free(int(h.len))
+		return true
+	}
 	left, done := int64(h.len), int64(0)
 	if cn.pending() == 0 {
 		for left > 0 {
@@ -187,7 +186,9 @@ func (d *Device) write(cn *conn, h header, l *line, c *queue.Chain) bool {
 				break
 			}
 			if err != nil {
-				d.end(cn, true)
+				d.stats.bytesLost.Add(uint64(left))
+				cn.free(int(left))
+				d.unheard(cn)
 				return true
 			}
 			cn.moved(n)
@@ -209,45 +210,4 @@ func (d *Device) write(cn *conn, h header, l *line, c *queue.Chain) bool {
 		}
 	}
 	return true
-}
-
-// flushOne writes what the host did not take. mu is held.
-func (d *Device) flushOne(c *conn) {
-	for c.pending() > 0 {
-		n, err := unix.Write(c.fd, c.buf[c.off:])
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case errors.Is(err, unix.EAGAIN):
-			c.watch.Arm(hostpoll.Out)
-			return
-		case err != nil:
-			d.end(c, true)
-			return
-		}
-		c.off += n
-		c.moved(n)
-	}
-	c.buf, c.off = c.buf[:0], 0
-	d.finish(c)
-}
-
-// finish takes the steps that the ends of the two directions allow: 5.10.6.5. mu
-// is held.
-func (d *Device) finish(c *conn) {
-	if c.dead || !c.guestDone {
-		return
-	}
-	if c.pending() > 0 {
-		c.hurry() // the host's reader has so long
-		return
-	}
-	if c.guestDeaf || c.hostDone && c.shut == 0 {
-		d.end(c, true) // both are done: the guest waits for a reset
-		return
-	}
-	c.calm()
-	if err := unix.Shutdown(c.fd, unix.SHUT_WR); err != nil {
-		d.end(c, true)
-	}
 }

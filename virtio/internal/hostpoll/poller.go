@@ -54,6 +54,8 @@ type Watch struct {
 	fd int
 	id uint64
 
+	accepts int // of a listener in this turn; the handler's
+
 	mu    sync.Mutex
 	armed uint32
 	gone  bool
