@@ -18,10 +18,6 @@ var (
 	errEnd    = errors.New("the other side has ended")
 )
 
-// acceptBurst is how many clients are taken before all others of the poller have
-// a turn: clients that come and go in a loop must not keep them.
-const acceptBurst = 4
-
 // host is what stands behind a port: see doc.go. Its descriptors never block,
 // but for a regular file, whose writes take what a disk takes.
 type host struct {
@@ -107,17 +103,9 @@ func (h *host) stopListening() error {
 	return err
 }
 
-// accept takes some of the clients that wait, and comes back for more.
+// accept takes some of the clients that wait. The poller calls it again for more.
 func (h *host) accept(raw syscall.RawConn) {
-	for range acceptBurst {
-		if !h.acceptOne(raw) {
-			return
-		}
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.knock != nil {
-		h.knock.Arm(hostpoll.In)
+	for h.acceptOne(raw) {
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"godwit/virtio/internal/hostpoll"
 )
 
 // TestAcceptsAFewAtATime: one call of the poller takes a few of the clients that
@@ -25,7 +27,7 @@ func TestAcceptsAFewAtATime(t *testing.T) {
 		h.knock, err = dev.poll.Add(int(fd), func(uint32) { called <- struct{}{} })
 	}))
 	require.NoError(t, err)
-	const clients = 5*acceptBurst + 1
+	const clients = 5*hostpoll.Burst + 1
 	for range clients {
 		c, err := net.Dial("unix", l.Addr().String())
 		require.NoError(t, err)
@@ -37,7 +39,7 @@ func TestAcceptsAFewAtATime(t *testing.T) {
 	}
 	for n := range 5 {
 		h.accept(raw)
-		require.Equal(t, (n+1)*acceptBurst, taken())
+		require.Equal(t, (n+1)*hostpoll.Burst, taken())
 		select {
 		case <-called:
 		case <-time.After(time.Minute):

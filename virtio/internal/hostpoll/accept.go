@@ -9,9 +9,9 @@ import (
 )
 
 const (
-	// burst is how many clients a listener gives in one turn. Then its handler
+	// Burst is how many clients a listener gives in one turn. Then its handler
 	// unlocks what it holds, and other descriptors have their turns.
-	burst = 8
+	Burst = 8
 	// restFull is how long a listener rests after a full turn: clients that come
 	// without end get 8,000 a second of them, and not a whole CPU.
 	restFull = time.Millisecond
@@ -27,7 +27,7 @@ const (
 // nobody up, and when descriptors are short. The Watch is armed for the next
 // turn, now or after a rest.
 func (w *Watch) Accept(listener syscall.RawConn) (fd int, ok bool) {
-	if w.accepts == burst {
+	if w.accepts == Burst {
 		w.next(restFull)
 		return -1, false
 	}

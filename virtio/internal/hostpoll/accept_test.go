@@ -28,7 +28,7 @@ func listen(t *testing.T) (path string, raw syscall.RawConn) {
 // handler returns in between, and another descriptor has its turn before the
 // next few.
 func TestAcceptLetsOthersGo(t *testing.T) {
-	const crowd = 10*burst + 3
+	const crowd = 10*Burst + 3
 	path, raw := listen(t)
 	for range crowd {
 		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -79,9 +79,9 @@ func TestAcceptLetsOthersGo(t *testing.T) {
 	}
 	require.NoError(t, p.Close())
 	for _, n := range taken {
-		require.LessOrEqual(t, n, burst)
+		require.LessOrEqual(t, n, Burst)
 	}
-	require.GreaterOrEqual(t, turns, crowd/burst)
+	require.GreaterOrEqual(t, turns, crowd/Burst)
 }
 
 func sum(ns []int) (total int) {
