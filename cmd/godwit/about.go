@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra/doc"
 
 	"godwit/api"
+	"godwit/cmd/godwit/internal/plain"
 	"godwit/migration/wire"
 )
 
@@ -60,11 +61,11 @@ func newVersion() *cobra.Command {
 			if v.Modified {
 				changed = ", with changes"
 			}
-			fmt.Printf("godwit %s\n", v.Version)
+			text := fmt.Sprintf("godwit %s\n", v.Version)
 			if v.Revision != "" {
-				fmt.Printf("  revision  %s of %s%s\n", v.Revision, v.RevisionTime, changed)
+				text += fmt.Sprintf("  revision  %s of %s%s\n", v.Revision, v.RevisionTime, changed)
 			}
-			fmt.Printf("  built by  %s for %s\n  protocol  migration version %d\n", v.GoVersion, v.Platform, v.MigrationVersion)
+			show(text + fmt.Sprintf("  built by  %s for %s\n  protocol  migration version %d\n", v.GoVersion, v.Platform, v.MigrationVersion))
 			return nil
 		}),
 	}
@@ -118,7 +119,7 @@ there are replaced.`,
 			if err != nil {
 				return err
 			}
-			fmt.Printf("%d manual pages in %s; the first is godwit.1\n", len(pages), args[0])
+			show(fmt.Sprintf("%d manual pages in %s; the first is godwit.1\n", len(pages), plain.Line(args[0])))
 			return nil
 		}),
 	}

@@ -135,7 +135,7 @@ func newBalloonStats() *cobra.Command {
 			if asJSON {
 				return printJSON(s)
 			}
-			fmt.Print(balloonText(s))
+			show(balloonText(s))
 			return nil
 		})
 	cmd.Flags().StringVar(&every, "every", "", "instead, have the guest asked at this interval, `TIME`, as in stats --every 5s")

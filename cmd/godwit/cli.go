@@ -14,6 +14,7 @@ import (
 	"godwit/api"
 	"godwit/blockfile/tool"
 	"godwit/cmd/godwit/internal/console"
+	"godwit/cmd/godwit/internal/plain"
 	"godwit/cmd/godwit/internal/units"
 	"godwit/migration"
 	"godwit/migration/policy"
@@ -62,9 +63,9 @@ func execute(args []string) int {
 		if e.err == nil {
 			return code
 		}
-		text = oneLine(text) // cobra's own have lines that are meant
+		text = plain.Line(oneLine(text)) // cobra's own have lines that are meant
 	}
-	fmt.Fprintf(os.Stderr, "godwit: %s\n", text)
+	fmt.Fprintf(os.Stderr, "godwit: %s\n", plain.Text(text))
 	if code == exitUsage {
 		fmt.Fprintf(os.Stderr, "Try '%s --help'.\n", cmd.CommandPath())
 	}
@@ -197,7 +198,7 @@ func printJSON(v any) error {
 	if err != nil {
 		return err
 	}
-	if _, err := fmt.Printf("%s\n", text); err != nil {
+	if _, err := fmt.Printf("%s\n", plain.JSON(text)); err != nil {
 		return fmt.Errorf("write to stdout: %w", err)
 	}
 	return nil

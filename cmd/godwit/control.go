@@ -3,13 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"godwit/api"
+	"godwit/cmd/godwit/internal/plain"
 )
 
 // newControl makes a command that asks a machine's API for one thing.
@@ -59,7 +59,7 @@ func tellWait(ctx context.Context, c *api.Client) {
 		return // the resume itself will say what is wrong
 	}
 	if left := time.Until(*info.LastMigration.ForceAfter); left > 0 {
-		fmt.Fprintf(os.Stderr, "godwit: waiting %.1f s, until %s can no longer take the guest\n", left.Seconds(), info.LastMigration.To)
+		tell("waiting %.1f s, until %s can no longer take the guest", left.Seconds(), info.LastMigration.To)
 	}
 }
 
@@ -79,7 +79,7 @@ func newInfo() *cobra.Command {
 			if asJSON {
 				return printJSON(info)
 			}
-			fmt.Print(infoText(info))
+			show(infoText(info))
 			return nil
 		})
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object, as in info --json")
@@ -90,9 +90,9 @@ func newInfo() *cobra.Command {
 func infoText(info api.Info) string {
 	var b strings.Builder
 	line := func(name, format string, a ...any) {
-		fmt.Fprintf(&b, "  %-9s %s\n", name, fmt.Sprintf(format, a...))
+		fmt.Fprintf(&b, "  %-9s %s\n", plain.Line(name), plain.Line(fmt.Sprintf(format, a...)))
 	}
-	fmt.Fprintf(&b, "%s  %s\n", info.ID, info.State)
+	fmt.Fprintf(&b, "%s  %s\n", plain.Line(info.ID), plain.Line(string(info.State)))
 	if info.PausedFor != "" {
 		line("paused", "%s; then run godwit resume", oneLine(info.PausedFor))
 	}

@@ -129,7 +129,7 @@ func (d *demoFlags) run() (err error) {
 	if d.asJSON {
 		err = printJSON(res)
 	} else {
-		fmt.Print(res.text())
+		show(res.text())
 	}
 	if err == nil && !res.OK {
 		err = errors.New("demo: something is wrong with the guest: see above")

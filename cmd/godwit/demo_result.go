@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"godwit/cmd/godwit/internal/plain"
 	"godwit/cmd/godwit/internal/units"
 	"godwit/migration"
 )
@@ -42,7 +43,7 @@ type demoMove struct {
 func (r *demoResult) text() string {
 	var b strings.Builder
 	line := func(name, value, meaning string) {
-		b.WriteString(strings.TrimRight(fmt.Sprintf("  %-18s %-13s  %s", name, value, meaning), " ") + "\n")
+		b.WriteString(strings.TrimRight(plain.Line(fmt.Sprintf("  %-18s %-13s  %s", name, value, meaning)), " ") + "\n")
 	}
 	ms := func(v float64) string { return fmt.Sprintf("%.*f ms", decimals(v), v) }
 	fmt.Fprintf(&b, "%s\n", r.Guest)

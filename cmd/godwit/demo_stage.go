@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -49,7 +48,7 @@ func (s *stage) step(ctx context.Context, what string, do func(context.Context) 
 }
 
 func (s *stage) tell(format string, a ...any) {
-	fmt.Fprintf(os.Stderr, "demo: "+format+"\n", a...)
+	tellAs("demo", format, a...)
 }
 
 func (s *stage) start(args ...string) (*child, error) {
@@ -139,7 +138,7 @@ func (s *stage) showOutput() {
 	for _, c := range s.children {
 		for _, l := range []*lineLog{c.out, c.diag} {
 			for _, line := range l.from(max(l.count()-40, 0)) {
-				fmt.Fprintf(os.Stderr, "%s: %q\n", c.name, line)
+				tellAs(c.name, "%s", line)
 			}
 		}
 	}

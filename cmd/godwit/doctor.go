@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"godwit/cmd/godwit/internal/plain"
 	"godwit/lab"
 	"godwit/vmm"
 )
@@ -47,7 +48,7 @@ the lab.`,
 			if asJSON {
 				err = printJSON(d)
 			} else {
-				fmt.Print(d.text())
+				show(d.text())
 			}
 			if err == nil && !d.Metronome && !d.Lab.Usable {
 				err = &exitError{code: exitFailed}
@@ -84,7 +85,7 @@ func diagnose(ctx context.Context) (*diagnosis, error) {
 func (d *diagnosis) text() string {
 	var b strings.Builder
 	line := func(name, format string, a ...any) {
-		fmt.Fprintf(&b, "%-13s %s\n", name, fmt.Sprintf(format, a...))
+		fmt.Fprintf(&b, "%-13s %s\n", name, plain.Line(fmt.Sprintf(format, a...)))
 	}
 	if !d.KVM.Usable {
 		line("/dev/kvm", "not usable: %s", d.KVM.Error)
@@ -113,7 +114,7 @@ func (d *diagnosis) text() string {
 		m.TotalMiB, m.AvailableMiB, orNone(m.HugePages), yesNo(m.PagemapScan), m.Userfaultfd)
 	fmt.Fprintln(&b)
 	for _, v := range d.Verdict {
-		fmt.Fprintln(&b, v)
+		fmt.Fprintln(&b, plain.Line(v))
 	}
 	return b.String()
 }

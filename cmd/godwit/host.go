@@ -17,6 +17,7 @@ import (
 
 	"godwit/api"
 	"godwit/cmd/godwit/internal/console"
+	"godwit/cmd/godwit/internal/plain"
 	"godwit/vmm"
 )
 
@@ -139,7 +140,7 @@ func (h *host) options() vmm.Options {
 
 // say writes one line for the user.
 func (h *host) say(format string, a ...any) {
-	h.console.Message("godwit: " + oneLine(fmt.Sprintf(format, a...)) + "\n")
+	h.console.Message("godwit: " + plain.Line(oneLine(fmt.Sprintf(format, a...))) + "\n")
 }
 
 // warn says what went wrong, if anything, without being the command's result.

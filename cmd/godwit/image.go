@@ -10,6 +10,7 @@ import (
 
 	"godwit/blockfile/qcow2"
 	"godwit/blockfile/tool"
+	"godwit/cmd/godwit/internal/plain"
 	"godwit/cmd/godwit/internal/units"
 )
 
@@ -204,7 +205,7 @@ what is shown of an image of unknown origin is what it claims to be. A machine n
 			if asJSON {
 				return printJSON(info)
 			}
-			fmt.Print(imageText(info))
+			show(imageText(info))
 			return nil
 		}),
 	}
@@ -221,10 +222,10 @@ func imageText(i *tool.Info) string {
 	var b strings.Builder
 	for ; i != nil; i = i.Backing {
 		line := func(name, format string, a ...any) {
-			fmt.Fprintf(&b, "  %-11s %s\n", name, fmt.Sprintf(format, a...))
+			fmt.Fprintf(&b, "  %-11s %s\n", name, plain.Line(fmt.Sprintf(format, a...)))
 		}
 		by := map[string]string{"flag": "as you say", "magic": "by its first bytes", "header": "as the image above says"}[i.FormatFrom]
-		fmt.Fprintln(&b, i.Path)
+		fmt.Fprintln(&b, plain.Line(i.Path))
 		line("format", "%s, %s", i.Format, by)
 		line("disk", "%d bytes (%s)", i.VirtualSizeBytes, binarySize(i.VirtualSizeBytes))
 		line("file", "%d bytes, %d of them allocated (%s)", i.FileSizeBytes, i.DiskSizeBytes, binarySize(i.DiskSizeBytes))

@@ -60,6 +60,6 @@ func sayFarBacking(image, backing string) {
 		_, _, err = blockfile.BackingBelow(nil)(image, path)
 	}
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "godwit: note: %s\n", oneLine(err.Error()))
+		tell("note: %v", err)
 	}
 }

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -39,7 +37,7 @@ smaller first. The guest's are not changed either way.`,
 			case asJSON:
 				return printJSON(r)
 			}
-			fmt.Fprintf(os.Stderr, "godwit: %s: %d bytes (%s), it had %d\n", r.Path, r.VirtualSize, binarySize(r.VirtualSize), r.WasBytes)
+			tell("%s: %d bytes (%s), it had %d", r.Path, r.VirtualSize, binarySize(r.VirtualSize), r.WasBytes)
 			return nil
 		}),
 	}
@@ -101,7 +99,7 @@ Every other overlay over that backing file is spoilt by this: nothing knows of t
 			case asJSON:
 				return printJSON(c)
 			}
-			fmt.Fprintf(os.Stderr, "godwit: %s went from %s into %s\n", units.FormatBytes(float64(c.CommittedBytes)), c.Path, oneLine(c.Backing))
+			tell("%s went from %s into %s", units.FormatBytes(float64(c.CommittedBytes)), c.Path, c.Backing)
 			return nil
 		}),
 	}
@@ -151,7 +149,7 @@ overlay becomes an image of its own.
 				return printJSON(done)
 			}
 			sayFarBacking(done.Path, done.Backing)
-			fmt.Fprintf(os.Stderr, "godwit: %s: %s copied into it\n", done.Path, units.FormatBytes(float64(done.CopiedBytes)))
+			tell("%s: %s copied into it", done.Path, units.FormatBytes(float64(done.CopiedBytes)))
 			return nil
 		}),
 	}

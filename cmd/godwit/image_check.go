@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -45,7 +43,7 @@ Exit codes: 0 the image is clean, or was made so; 1 it has corruptions or leaks,
 			if asJSON {
 				err = printJSON(c)
 			} else {
-				fmt.Fprint(os.Stderr, checkText(c))
+				sayChecked(tell, c)
 			}
 			if err == nil && !c.Clean() {
 				return &exitError{code: exitFailed}
@@ -61,9 +59,7 @@ Exit codes: 0 the image is clean, or was made so; 1 it has corruptions or leaks,
 	return cmd
 }
 
-func checkText(c *tool.Checked) string {
-	var b strings.Builder
-	say := func(format string, a ...any) { fmt.Fprintf(&b, "godwit: %s\n", fmt.Sprintf(format, a...)) }
+func sayChecked(say func(format string, a ...any), c *tool.Checked) {
 	for _, f := range c.Found {
 		say("repaired: %s", f)
 	}
@@ -88,7 +84,6 @@ func checkText(c *tool.Checked) string {
 	if c.Dirty || c.Corrupt {
 		say("the image is marked %s; --repair all takes the mark away once it is clean", strings.Join(marks(c), " and "))
 	}
-	return b.String()
 }
 
 func marks(c *tool.Checked) []string {

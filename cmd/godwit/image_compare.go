@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"godwit/blockfile/tool"
+	"godwit/cmd/godwit/internal/plain"
 )
 
 // sourceFlags say how to read an image.
@@ -61,7 +62,7 @@ Exit codes: 0 the disks are the same; 1 they differ, or could not be compared (t
 			if asJSON {
 				err = printJSON(c)
 			} else {
-				fmt.Fprintln(os.Stderr, comparedText(c))
+				tell("%s", comparedText(c))
 			}
 			if err == nil && c.Status != "identical" {
 				return &exitError{code: exitFailed}
@@ -82,13 +83,13 @@ func comparedText(c *tool.Compared) string {
 	sizes := fmt.Sprintf("%d and %d bytes", c.SizesBytes[0], c.SizesBytes[1])
 	switch {
 	case c.FirstDifferenceBytes >= 0:
-		return fmt.Sprintf("godwit: they differ from byte %d on", c.FirstDifferenceBytes)
+		return fmt.Sprintf("they differ from byte %d on", c.FirstDifferenceBytes)
 	case c.Status != "identical":
-		return "godwit: they differ in their size, " + sizes
+		return "they differ in their size, " + sizes
 	case c.SizesBytes[0] != c.SizesBytes[1]:
-		return "godwit: they hold the same, of " + sizes + "; the rest is zeroes"
+		return "they hold the same, of " + sizes + "; the rest is zeroes"
 	}
-	return "godwit: they hold the same"
+	return "they hold the same"
 }
 
 func newImageMap() *cobra.Command {
@@ -119,7 +120,7 @@ With --json it prints one JSON array, as qemu-img map does, with units in the na
 				each = func(e tool.MapEntry) error {
 					b, err := json.Marshal(e)
 					if err == nil {
-						_, err = out.WriteString(begin + string(b))
+						_, err = out.WriteString(begin + string(plain.JSON(b)))
 					}
 					begin = ","
 					return err
@@ -149,7 +150,7 @@ func mapLine(e tool.MapEntry) string {
 	}
 	where := ""
 	if e.Present {
-		where = fmt.Sprintf(" depth %d %s", e.Depth, e.Path)
+		where = fmt.Sprintf(" depth %d %s", e.Depth, plain.Line(e.Path))
 	}
 	if e.OffsetBytes != nil {
 		where += fmt.Sprintf(" at %d", *e.OffsetBytes)
@@ -198,8 +199,8 @@ the file; the second is that of a disk whose every cluster is written. They are 
 			case asJSON:
 				return printJSON(m)
 			}
-			fmt.Printf("required        %d bytes (%s)\nfully allocated %d bytes (%s)\n",
-				m.RequiredBytes, binarySize(m.RequiredBytes), m.FullyAllocatedBytes, binarySize(m.FullyAllocatedBytes))
+			show(fmt.Sprintf("required        %d bytes (%s)\nfully allocated %d bytes (%s)\n",
+				m.RequiredBytes, binarySize(m.RequiredBytes), m.FullyAllocatedBytes, binarySize(m.FullyAllocatedBytes)))
 			return nil
 		}),
 	}

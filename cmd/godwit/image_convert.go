@@ -55,7 +55,7 @@ what it is. A TARGET of - is stdout: a raw disk, zeroes and all.`,
 				return usage("--workers %d: at least 1, or 0 for one for each CPU", workers)
 			}
 			if n.Compression != qcow2.Zlib && !compress {
-				fmt.Fprintf(os.Stderr, "godwit: --compression %s compresses nothing without --compress; it only says how %s may be written later\n",
+				tell("--compression %s compresses nothing without --compress; it only says how %s may be written later",
 					flags.compression, n.Path)
 			}
 			ctx, stop := untilSignal()
@@ -78,7 +78,7 @@ what it is. A TARGET of - is stdout: a raw disk, zeroes and all.`,
 				return printJSON(done)
 			}
 			if !stdout {
-				fmt.Fprint(os.Stderr, convertedText(done))
+				tell("%s", convertedText(done))
 			}
 			return nil
 		}),
@@ -97,11 +97,11 @@ what it is. A TARGET of - is stdout: a raw disk, zeroes and all.`,
 }
 
 func convertedText(c *tool.Converted) string {
-	s := fmt.Sprintf("godwit: %s: %s as it is", c.Path, units.FormatBytes(float64(c.DataBytes)))
+	s := fmt.Sprintf("%s: %s as it is", c.Path, units.FormatBytes(float64(c.DataBytes)))
 	if c.CompressedBytes > 0 {
 		s += fmt.Sprintf(", %s compressed to %s", units.FormatBytes(float64(c.CompressedBytes)), units.FormatBytes(float64(c.PackedBytes)))
 	}
-	return s + fmt.Sprintf(", %s not written\n", units.FormatBytes(float64(c.ZeroBytes+c.SkippedBytes)))
+	return s + fmt.Sprintf(", %s not written", units.FormatBytes(float64(c.ZeroBytes+c.SkippedBytes)))
 }
 
 // copyProgress shows how a copy stands on a terminal, and nothing elsewhere.
@@ -121,7 +121,7 @@ func (p *copyProgress) show(done, total int64) {
 		return
 	}
 	p.last = now
-	fmt.Fprintf(os.Stderr, "\r%s\x1b[K", copyLine(done, total, now.Sub(p.began)))
+	redraw(copyLine(done, total, now.Sub(p.began)))
 }
 
 func copyLine(done, total int64, took time.Duration) string {
@@ -131,6 +131,6 @@ func copyLine(done, total int64, took time.Duration) string {
 
 func (p *copyProgress) clear() {
 	if !p.last.IsZero() {
-		fmt.Fprint(os.Stderr, "\r\x1b[K")
+		redraw("")
 	}
 }

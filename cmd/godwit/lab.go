@@ -50,7 +50,7 @@ The kernel is fetched once, with apt, into $` + cacheEnv + ` or the user's cache
 			case prepare:
 				k, err := lab.Prepare(ctx, dir, os.Stderr)
 				if err == nil {
-					fmt.Fprintf(os.Stderr, "godwit: the lab's kernel %s is in %q\n", k.Release, k.Dir)
+					tell("the lab's kernel %s is in %q", k.Release, k.Dir)
 				}
 				return err
 			case len(args) == 0:

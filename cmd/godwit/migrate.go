@@ -14,6 +14,7 @@ import (
 	"golang.org/x/term"
 
 	"godwit/api"
+	"godwit/cmd/godwit/internal/plain"
 	"godwit/cmd/godwit/internal/progress"
 	"godwit/cmd/godwit/internal/units"
 	"godwit/migration"
@@ -135,9 +136,10 @@ func cancelOnSignal(ctx context.Context, c *api.Client, signals <-chan os.Signal
 	for {
 		select {
 		case <-signals:
-			fmt.Fprintln(os.Stderr, "\ngodwit: cancelling the migration")
+			fmt.Fprintln(os.Stderr) // below the ^C
+			tell("cancelling the migration")
 			if err := c.CancelMigration(ctx); err != nil {
-				fmt.Fprintf(os.Stderr, "godwit: cancel: %s\n", oneLine(err.Error()))
+				tell("cancel: %v", err)
 			}
 		case <-done:
 			return
@@ -167,7 +169,7 @@ func printReport(st api.MigrationStatus, asJSON bool) error {
 			return err
 		}
 	} else if rep.Status == migration.Completed {
-		fmt.Print(summary(st))
+		show(summary(st))
 	}
 	if rep.Status != migration.Completed {
 		return &exitError{exitFailed, errors.New("migrate: " + rep.Error)}
@@ -180,14 +182,14 @@ func summary(st api.MigrationStatus) string {
 	r := st.Report
 	var b strings.Builder
 	if path, ok := strings.CutPrefix(st.To, "file:"); ok {
-		fmt.Fprintf(&b, "saved in %s in %.0f ms, the guest paused meanwhile\n", path, r.TotalMS)
+		fmt.Fprintf(&b, "saved in %s in %.0f ms, the guest paused meanwhile\n", plain.Line(path), r.TotalMS)
 		fmt.Fprintf(&b, "  written   %s\n  pages     %s\n", units.FormatBytes(float64(r.WireBytes)), pageCounts(r.Pages))
 		if r.Verify != nil {
-			fmt.Fprintf(&b, "  hash      %.16s, compared when it is restored\n", r.Verify.Source)
+			fmt.Fprintf(&b, "  hash      %.16s, compared when it is restored\n", plain.Line(r.Verify.Source))
 		}
 		return b.String()
 	}
-	fmt.Fprintf(&b, "moved to %s in %.0f ms, downtime %.2f ms\n", st.To, r.TotalMS, r.DowntimeMS)
+	fmt.Fprintf(&b, "moved to %s in %.0f ms, downtime %.2f ms\n", plain.Line(st.To), r.TotalMS, r.DowntimeMS)
 	p := r.DowntimePhases
 	fmt.Fprintf(&b, "  downtime  pause %.2f, pages %.2f, state %.2f, resume %.2f ms\n", p.PauseMS, p.PagesMS, p.StateMS, p.ResumeMS)
 	if p := r.Promise; p != nil && len(r.Rounds) > 0 {
@@ -203,7 +205,7 @@ func summary(st api.MigrationStatus) string {
 		fmt.Fprintf(&b, "  slowed    %s\n", text)
 	}
 	if v := r.Verify; v != nil {
-		fmt.Fprintf(&b, "  verified  %.16s here, %.16s there\n", v.Source, v.Destination)
+		fmt.Fprintf(&b, "  verified  %.16s here, %.16s there\n", plain.Line(v.Source), plain.Line(v.Destination))
 	}
 	return b.String()
 }

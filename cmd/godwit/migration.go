@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"godwit/api"
+	"godwit/cmd/godwit/internal/plain"
 	"godwit/cmd/godwit/internal/progress"
 	"godwit/cmd/godwit/internal/units"
 )
@@ -46,11 +47,11 @@ func newMigrationStatus() *cobra.Command {
 			case asJSON:
 				return printJSON(st)
 			case st.Report == nil:
-				fmt.Printf("to %s: %s\n", st.To, progress.Line(st.Progress, false))
+				show(plain.Line(fmt.Sprintf("to %s: %s", st.To, progress.Line(st.Progress, false))) + "\n")
 			case st.Report.Error != "":
-				fmt.Printf("to %s: %s: %s\n", st.To, st.Report.Status, oneLine(st.Report.Error))
+				show(plain.Line(fmt.Sprintf("to %s: %s: %s", st.To, st.Report.Status, oneLine(st.Report.Error))) + "\n")
 			default:
-				fmt.Print(summary(st))
+				show(summary(st))
 			}
 			return nil
 		})

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"godwit/api"
+	"godwit/cmd/godwit/internal/plain"
 )
 
 // ErrSpec marks a --serial that says nothing known.
@@ -219,8 +220,9 @@ func (c *Console) Attach(input Input) {
 func (c *Console) Left() <-chan struct{} { return c.left }
 
 // Message writes lines for the user on stderr, so that they look right on a raw
-// terminal too.
+// terminal too. Whatever they quote, the terminal obeys none of it.
 func (c *Console) Message(text string) {
+	text = plain.Text(text)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.term != nil {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"godwit/cmd/godwit/internal/plain"
 	"godwit/cmd/godwit/internal/units"
 	"godwit/migration"
 	"godwit/migration/policy"
@@ -84,7 +85,7 @@ func (p *Printer) Clear() {
 // Line is one line of text about s; bar adds a drawing of the round.
 func Line(s migration.Progress, bar bool) string {
 	if s.Phase != migration.PhaseCopy || s.Round == 0 {
-		return fmt.Sprintf("%-10s %6.1f s", s.Phase, s.Elapsed.Seconds())
+		return fmt.Sprintf("%-10s %6.1f s", plain.Line(string(s.Phase)), s.Elapsed.Seconds())
 	}
 	var b strings.Builder
 	part := share(s)
