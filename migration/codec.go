@@ -47,6 +47,8 @@ type coder struct {
 	data   []byte // encodings
 	deltas uint64 // entries that build on an earlier page
 	same   uint64 // pages that need no entry
+
+	fault atomic.Pointer[error] // that the codec made
 }
 
 func newCoder(codec policy.Codec, pool *pool) *coder {
@@ -78,6 +80,9 @@ func (c *coder) encode(addRaw func(gpa uint64, data []byte)) error {
 	} else {
 		c.one(0, n)
 	}
+	if err := c.fault.Load(); err != nil {
+		return *err
+	}
 	if n > 0 {
 		c.perOne = time.Since(began) / time.Duration(n)
 	}
@@ -93,7 +98,7 @@ func (c *coder) encode(addRaw func(gpa uint64, data []byte)) error {
 			continue
 		}
 		if e.Raw || len(e.Data) >= pageSize {
-			return fmt.Errorf("codec %d made %d bytes of page %#x", c.codec.ID(), len(e.Data), gpa)
+			return fmt.Errorf("%w: codec %T made %d bytes of page %#x, raw being %v; an encoding is smaller than a page, or is the page", ErrPolicy, c.codec, len(e.Data), gpa, e.Raw)
 		}
 		c.body = wire.AppendCoded(c.body, wire.Coded{GPA: gpa, Base: e.Base, Len: uint16(len(e.Data)), Codec: cmp.Or(e.Codec, c.codec.ID())})
 		c.data = append(c.data, e.Data...)
@@ -105,8 +110,14 @@ func (c *coder) encode(addRaw func(gpa uint64, data []byte)) error {
 	return nil
 }
 
-// one encodes pages from to to-1.
+// one encodes pages from to to-1, in any of the pool's goroutines.
 func (c *coder) one(from, to int) {
+	defer func() {
+		if v := recover(); v != nil {
+			err := panicked("codec", c.codec, v)
+			c.fault.CompareAndSwap(nil, &err)
+		}
+	}()
 	for i := from; i < to; i++ {
 		c.made[i] = c.encTo(c.room[i*pageSize:(i+1)*pageSize], c.gfns[i], c.pages[i])
 	}
@@ -208,7 +219,12 @@ func decodersOf(codec policy.Codec) []policy.Codec {
 }
 
 // closeCodec gives back what a codec keeps. Nothing may use it any more.
-func closeCodec(codec policy.Codec) error {
+func closeCodec(codec policy.Codec) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = panicked("codec", codec, v)
+		}
+	}()
 	if c, ok := codec.(io.Closer); ok {
 		return c.Close()
 	}

@@ -26,7 +26,13 @@ func (e *engine) lookEarly() error {
 		return err
 	}
 	if early.Count() > e.pending.Count()/2 {
-		if n, ok := o.(policy.EarlyObserver); !ok || !n.NeedsEarly() {
+		needed := false
+		if n, ok := o.(policy.EarlyObserver); ok {
+			if err := e.s.asking("codec", n, func() { needed = n.NeedsEarly() }); err != nil {
+				return err
+			}
+		}
+		if !needed {
 			return nil
 		}
 		if err := e.clearPending(); err != nil {
@@ -41,8 +47,7 @@ func (e *engine) lookEarly() error {
 		return err
 	}
 	e.mem.clip(early)
-	o.Observe(e.last, early.drain(nil))
-	return nil
+	return e.s.asking("codec", o, func() { o.Observe(e.last, early.drain(nil)) })
 }
 
 func (e *engine) readLog(dst Bitmap) error {

@@ -41,12 +41,13 @@ type engine struct {
 	closing   chan struct{}  // closed when they must end
 	pending   Bitmap         // pages to send
 	free      Bitmap         // pages that the guest does not need, and has not written since; nil unless it was asked
-	gfns      []uint64
-	listed    []uint16 // by page, the last round that was to send it; only to verify
-	bandwidth float64  // acknowledged bytes per second
-	measured  bool     // bandwidth is of a round that can be believed, else no more than it may be
-	wireBase  uint64   // bytes written before the round under way
-	zeroBase  uint64   // zero pages sent before it
+	gfns      []uint64       // of the round under way, in the order of sending
+	shown     []uint64       // the same, in the hands of the policies
+	listed    []uint16       // by page, the last round that was to send it; only to verify
+	bandwidth float64        // acknowledged bytes per second
+	measured  bool           // bandwidth is of a round that can be believed, else no more than it may be
+	wireBase  uint64         // bytes written before the round under way
+	zeroBase  uint64         // zero pages sent before it
 	last      policy.Round
 
 	clearing sync.RWMutex // held shared by streams in Source.Clear

@@ -19,6 +19,8 @@ var (
 	ErrVerify    = errors.New("guest memory differs between source and destination")
 	ErrFile      = errors.New("saved machine")
 	ErrLocal     = errors.New("local hand-over")
+	// ErrPolicy says that a policy broke its contract. The guest runs on.
+	ErrPolicy = errors.New("a migration policy is faulty")
 
 	// ErrConnection says that the connection broke: closed, reset, or garbled.
 	ErrConnection = errors.New("migration connection failed")

@@ -161,14 +161,17 @@ func (b Bitmap) Count() uint64 {
 
 // drain appends the pages of b to dst in ascending order and clears b.
 func (b Bitmap) drain(dst []uint64) []uint64 {
+	dst = b.list(dst)
+	clear(b)
+	return dst
+}
+
+// list appends the pages of b to dst in ascending order.
+func (b Bitmap) list(dst []uint64) []uint64 {
 	for i, w := range b {
-		if w == 0 {
-			continue
-		}
 		for base := uint64(i) * 64; w != 0; w &= w - 1 {
 			dst = append(dst, base+uint64(bits.TrailingZeros64(w)))
 		}
-		b[i] = 0
 	}
 	return dst
 }

@@ -7,8 +7,10 @@ import (
 )
 
 // startOf is the pace that t begins with, if the source can be slowed like that.
-func (s *Session) startOf(t policy.Throttle) (policy.Pace, error) {
-	first := t.Next(policy.Round{})
+func (s *Session) startOf(t policy.Throttle) (first policy.Pace, err error) {
+	if err := s.asking("throttle", t, func() { first = t.Next(policy.Round{}) }); err != nil {
+		return first, err
+	}
 	if err := s.src.CanPace(first); err != nil {
 		return first, fmt.Errorf("throttle: %w", err)
 	}

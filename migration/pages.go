@@ -49,11 +49,12 @@ func (p *pages) settle() {
 }
 
 // apply takes in a ZERO or RAW frame and returns how many pages it held.
-func (p *pages) apply(f *wire.Frame, in *wire.Reader) (uint64, error) {
+func (p *pages) apply(f *wire.Frame, in *wire.Reader) (n uint64, err error) {
 	runs, pages, err := wire.DecodeRuns(f)
 	if err != nil {
 		return 0, err
 	}
+	defer p.caught(&err)
 	for i := range runs.Len() {
 		run := runs.At(i)
 		mem := p.mem.whole(run.GPA, uint64(run.Pages)<<pageShift)
@@ -83,10 +84,11 @@ func (p *pages) apply(f *wire.Frame, in *wire.Reader) (uint64, error) {
 
 // applyCoded takes in a CODEC frame and returns how many pages it held. buf has
 // room for a page.
-func (p *pages) applyCoded(f *wire.Frame, in *wire.Reader, buf *[pageSize]byte) (uint64, error) {
+func (p *pages) applyCoded(f *wire.Frame, in *wire.Reader, buf *[pageSize]byte) (n uint64, err error) {
 	if p.codec == nil {
 		return 0, fmt.Errorf("%w: CODEC in a session without a codec", wire.ErrFormat)
 	}
+	defer p.caught(&err)
 	entries, err := wire.DecodeCoded(f)
 	if err != nil {
 		return 0, err
@@ -116,6 +118,17 @@ func (p *pages) applyCoded(f *wire.Frame, in *wire.Reader, buf *[pageSize]byte) 
 		}
 	}
 	return uint64(entries.Len()), nil
+}
+
+// caught, deferred, turns a panic of the session's codec into an error. Without a
+// codec there is none to blame.
+func (p *pages) caught(err *error) {
+	if p.codec == nil {
+		return
+	}
+	if v := recover(); v != nil {
+		*err = panicked("codec", p.codec, v)
+	}
 }
 
 // decoder finds what decodes an entry by codec id, nil if the session has none.

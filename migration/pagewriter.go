@@ -91,7 +91,14 @@ func (r *runs) end() {
 
 // chunk sends pages, at most chunkPages of them, all of them RAM. Ascending
 // order makes the longest runs.
-func (p *pageWriter) chunk(gfns []uint64) error {
+func (p *pageWriter) chunk(gfns []uint64) (err error) {
+	if p.coder != nil { // its Forget and ObserveLink are called here
+		defer func() {
+			if v := recover(); v != nil {
+				err = panicked("codec", p.coder.codec, v)
+			}
+		}()
+	}
 	p.gauge.begin()
 	p.zeros = runs{body: p.zeros.body[:0]}
 	p.raws = runs{body: p.raws.body[:0]}
@@ -126,7 +133,7 @@ func (p *pageWriter) chunk(gfns []uint64) error {
 	}
 	p.pages.Unchanged += p.coder.same
 	p.gauge.encoded(p.written)
-	err := p.flush()
+	err = p.flush()
 	p.gauge.sent(p.written)
 	return err
 }

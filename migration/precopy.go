@@ -60,7 +60,10 @@ func (e *engine) copyMemory() error {
 		if err != nil {
 			return err
 		}
-		decision := e.o.Policies.Stop.Decide(r)
+		decision, err := e.decide(r)
+		if err != nil {
+			return err
+		}
 		if decision == policy.Finish {
 			took, err := settle(e.ctx, e.src)
 			if err != nil {
@@ -74,7 +77,11 @@ func (e *engine) copyMemory() error {
 			}
 			waited = true
 		}
-		if err := e.setPace(throttle.Next(r)); err != nil {
+		pace, err := e.nextPace(throttle, r)
+		if err != nil {
+			return err
+		}
+		if err := e.setPace(pace); err != nil {
 			return err
 		}
 	}
@@ -95,11 +102,12 @@ func (e *engine) announce() error {
 		return err
 	}
 	n := e.pending.Count()
-	// The list of the longest round, in memory that is there: growing it later would
+	// The lists of the longest round, in memory that is there: growing it later would
 	// hold up the first page, for tens of milliseconds where the destination is busy
 	// to prepare memory on the same processors.
-	e.gfns = make([]uint64, n)
+	e.gfns, e.shown = make([]uint64, n), make([]uint64, n)
 	clear(e.gfns)
+	clear(e.shown)
 	return e.link.sendChunks(e.ctx, wire.TypeExtents, wire.AppendExtents(nil, e.pending.extents()))
 }
 
@@ -116,12 +124,9 @@ func (e *engine) takeDirty() error {
 // destination has passed the barrier.
 func (e *engine) round(last bool) error {
 	e.noLongerFree()
-	e.gfns = e.pending.drain(e.gfns[:0])
-	// Not in the pause: a codec may tidy up.
-	if o, ok := e.o.Policies.Codec.(policy.Observer); ok && e.last.Number > 0 && !last {
-		o.Observe(e.last, e.gfns)
+	if err := e.sorted(last); err != nil {
+		return err
 	}
-	e.o.Policies.Order.Sort(e.last, e.gfns)
 	n := e.last.Number + 1
 	e.list(n, e.gfns)
 	w := newRoundWork(uint32(n), last, e.gfns, len(e.streams))

@@ -41,7 +41,10 @@ func (e *engine) sampled(r policy.Round) (policy.Round, error) {
 	if !ok {
 		return r, nil
 	}
-	watch := min(m.Measure(r), maxWatch)
+	var watch time.Duration
+	if err := e.s.asking("stop rule", m, func() { watch = min(m.Measure(r), maxWatch) }); err != nil {
+		return r, err
+	}
 	if watch <= 0 {
 		return r, nil
 	}

@@ -46,7 +46,9 @@ func NewSession(src Source, dial Dialer, o SendOptions) (*Session, error) {
 		return nil, fmt.Errorf("%w: %w of a machine (%T) that has no balloon", ErrOptions, ErrHint, src)
 	}
 	s := &Session{src: src, dial: dial, o: o, downLimit: o.DowntimeLimit, throttle: o.Policies.Throttle}
-	s.first = s.throttle.Next(policy.Round{})
+	if err := s.asking("throttle", s.throttle, func() { s.first = s.throttle.Next(policy.Round{}) }); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
+	}
 	s.limit.set(o.Bandwidth)
 	s.p = Progress{Phase: PhaseIdle, Duty: 100}
 	return s, nil

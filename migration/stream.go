@@ -286,7 +286,7 @@ func (st *stream) receive() {
 
 func (st *stream) failed(err error) {
 	what := fmt.Sprintf("data stream %d", st.index)
-	if p, l := new(PeerError), new(logError); !errors.As(err, &p) && !errors.As(err, &l) {
+	if p, l := new(PeerError), new(logError); !errors.As(err, &p) && !errors.As(err, &l) && !errors.Is(err, ErrPolicy) {
 		err = connError(what, st.e.o.Silence, err)
 	}
 	st.e.fail(err)

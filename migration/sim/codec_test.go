@@ -214,7 +214,7 @@ func moveByBrokenCodec(t *testing.T) {
 	r.put(3, 4)
 	r.send.Policies.Codec = brokenCodec{lz4}
 	res := r.migrate(context.Background())
-	require.ErrorContains(t, res.sendErr, "codec 1 made 5000 bytes of page 0x3000")
+	require.ErrorContains(t, res.sendErr, "codec sim_test.brokenCodec made 5000 bytes of page 0x3000")
 	require.ErrorIs(t, res.sendErr, migration.ErrMemory)
 	require.NoError(t, r.src.Unharmed())
 }
