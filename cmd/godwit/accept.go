@@ -62,29 +62,58 @@ func acceptPatiently(accept migration.Acceptor, tell func(error)) migration.Acce
 // away, at most.
 const refusalEvery = time.Second
 
-// refusals tells the operator about connections that were turned away: the first,
-// and then how many more there were. It may be called from any goroutine.
-type refusals struct {
-	say func(format string, args ...any)
+// seldom decides which of many alike messages are said: the first burst of them,
+// then one in every, which tells how many were left out before. It may be used from
+// any goroutine.
+type seldom struct {
+	every time.Duration
+	burst int // at least 1
 
 	mu     sync.Mutex
+	said   int
 	last   time.Time
 	unsaid int
 }
 
+// due reports whether this one is to be said, with the words for those before it
+// that were not.
+func (s *seldom) due() (before string, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if s.said >= s.burst && now.Sub(s.last) < s.every {
+		s.unsaid++
+		return "", false
+	}
+	s.said++
+	s.last = now
+	if s.unsaid > 0 {
+		before = fmt.Sprintf(" (and %d others before)", s.unsaid)
+	}
+	s.unsaid = 0
+	return before, true
+}
+
+// rest is how many were not said since the last one that was.
+func (s *seldom) rest() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.unsaid
+}
+
+// refusals tells the operator about connections that were turned away. It may be
+// called from any goroutine.
+type refusals struct {
+	say func(format string, args ...any)
+	seldom
+}
+
+func newRefusals(say func(format string, args ...any)) *refusals {
+	return &refusals{say: say, seldom: seldom{every: refusalEvery, burst: 1}}
+}
+
 func (r *refusals) tell(err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if now := time.Now(); now.Sub(r.last) >= refusalEvery {
-		r.last = now
-	} else {
-		r.unsaid++
-		return
+	if before, ok := r.due(); ok {
+		r.say("turned a connection away%s: %v", before, err)
 	}
-	more := ""
-	if r.unsaid > 0 {
-		more = fmt.Sprintf(" (and %d others before)", r.unsaid)
-	}
-	r.unsaid = 0
-	r.say("turned a connection away%s: %v", more, err)
 }

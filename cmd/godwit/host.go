@@ -179,6 +179,12 @@ func (h *host) run(ctx context.Context, m *vmm.Machine, rebuild func() (*vmm.Mac
 	if err := h.console.Start(); err != nil {
 		return errors.Join(err, m.Close())
 	}
+	resets := newResets()
+	defer func() {
+		if n := resets.rest(); n > 0 {
+			h.say("the guest was reset %d times more", n)
+		}
+	}()
 	for {
 		exit, err := h.runOnce(ctx, m)
 		if err != nil {
@@ -195,12 +201,18 @@ func (h *host) run(ctx context.Context, m *vmm.Machine, rebuild func() (*vmm.Mac
 		default: // powered off, stopped, or it runs elsewhere
 			return nil
 		}
-		h.say("the guest asked for a reset and starts again")
+		if before, ok := resets.due(); ok {
+			h.say("the guest asked for a reset and starts again%s", before)
+		}
 		if m, err = rebuild(); err != nil {
 			return fmt.Errorf("start the guest again: %w", err)
 		}
 	}
 }
+
+// newResets decides which resets of one guest are told: one that resets in a loop
+// does not fill the log.
+func newResets() *seldom { return &seldom{every: time.Minute, burst: 10} }
 
 // errUnread ends a machine that nothing can reach any more.
 var errUnread = errors.New("nobody reads stdout any more, and there is no API socket, so the machine was stopped; " +

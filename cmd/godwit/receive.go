@@ -183,7 +183,7 @@ func (r *receiver) wait(ctx context.Context, h *host, l net.Listener) (*vmm.Mach
 	in := r.incoming(h)
 	accept := acceptPatiently(migration.AcceptFrom(l), h.warn)
 	o := r.options()
-	o.OnTurnedAway = (&refusals{say: h.say}).tell
+	o.OnTurnedAway = newRefusals(h.say).tell
 	h.say("listening on %s:%s", l.Addr().Network(), l.Addr())
 	for {
 		var m *vmm.Machine
