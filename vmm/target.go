@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"godwit/devices/state"
+	"godwit/kvm"
 	"godwit/migration"
 )
 
@@ -106,20 +107,44 @@ func newIncoming(in Incoming, offer migration.Offer) (*Machine, error) {
 	return m, nil
 }
 
-// setTSCKHz gives all vCPUs the rate that the guest is used to.
+// setTSCKHz gives all vCPUs the rate that the guest is used to, or fails with
+// ErrIncompatible. KVM takes a rate above the host's also where the processor cannot
+// scale it, and moves the guest's TSC up at each exit (arch/x86/kvm/x86.c,
+// set_tsc_khz: always catch up): between exits the guest's clock runs slow. So
+// whether it can be scaled is asked, and what was set is read back.
 func (m *Machine) setTSCKHz(khz uint32) error {
-	// Linux calls 250 parts in a million the same rate and so do we: the guest's
-	// own clock discipline covers it (kernel: tsc_tolerance_ppm).
-	if diff := max(khz, m.tscKHz) - min(khz, m.tscKHz); uint64(diff)*1e6 <= uint64(khz)*250 {
+	if sameTSCRate(khz, m.tscKHz) {
 		return nil
+	}
+	scales, err := m.sys.CheckExtension(kvm.CapTSCControl)
+	if err != nil {
+		return err
+	}
+	if scales == 0 {
+		return fmt.Errorf("%w: its TSC runs at %d kHz, this host's at %d, and this host's KVM scales none (it has no KVM_CAP_TSC_CONTROL)", ErrIncompatible, khz, m.tscKHz)
 	}
 	for _, v := range m.vcpus {
 		if err := v.fd.SetTSCKHz(khz); err != nil {
 			return fmt.Errorf("%w: its TSC runs at %d kHz, this host's at %d and cannot be scaled: %w", ErrIncompatible, khz, m.tscKHz, err)
 		}
+		got, err := v.fd.TSCKHz()
+		if err != nil {
+			return err
+		}
+		if !sameTSCRate(khz, got) {
+			return fmt.Errorf("%w: its TSC runs at %d kHz, and after KVM was asked for that, a vCPU's here runs at %d", ErrIncompatible, khz, got)
+		}
 	}
 	m.tscKHz = khz
 	return nil
+}
+
+// sameTSCRate reports whether a guest used to the rate want may run at have, both in
+// kHz. Linux calls 250 parts in a million the same rate and so do we: the guest's own
+// clock discipline covers it (kernel: tsc_tolerance_ppm).
+func sameTSCRate(want, have uint32) bool {
+	diff := max(want, have) - min(want, have)
+	return uint64(diff)*1e6 <= uint64(want)*250
 }
 
 // Memory implements migration.Target.
