@@ -135,14 +135,23 @@ func plainFlagError(err error) string {
 	return fmt.Sprintf("--%s: %v", name, errors.Unwrap(value))
 }
 
-// mayBeEmpty are the texts that a script may well hand on empty.
-var mayBeEmpty = map[string]bool{"append": true, "cmdline": true}
+// takesEmpty marks flags whose empty text has a meaning.
+const takesEmpty = "godwit-takes-empty"
+
+func mayBeEmpty(f *pflag.FlagSet, names ...string) {
+	for _, name := range names {
+		f.Lookup(name).Annotations = map[string][]string{takesEmpty: nil}
+	}
+}
 
 // checkEmpty refuses a flag whose text was given and is empty, as where a script's
 // variable is not set.
 func checkEmpty(f *pflag.FlagSet) (err error) {
 	f.Visit(func(flag *pflag.Flag) {
-		if err == nil && flag.Value.Type() == "string" && flag.Value.String() == "" && !mayBeEmpty[flag.Name] {
+		if err == nil && flag.Value.Type() == "string" && flag.Value.String() == "" {
+			if _, ok := flag.Annotations[takesEmpty]; ok {
+				return
+			}
 			err = usage("--%s is empty; give it a value, or leave it out", flag.Name)
 		}
 	})

@@ -63,6 +63,7 @@ witness counts on the console, writes a file and churns memory. The disk image i
 	f.StringVar(&d.kernel, "kernel", "", "Linux kernel to boot from `FILE`, as in --kernel bzImage")
 	f.StringArrayVar(&d.disks, "disk", nil, "root disk as `path=FILE`, as in --disk path=root.img; it is written to")
 	f.StringVar(&d.append, "append", "", "add `TEXT` to the guest's command line, as in --append 'pattern=sequential'")
+	mayBeEmpty(f, "append")
 	f.Var(&d.patience, "patience", "most that any one step may take, as in --patience 10m on a slow machine")
 	f.BoolVar(&d.asJSON, "json", false, "print the result as one JSON object, the last line of stdout, as in --json")
 	f.SortFlags = false

@@ -34,7 +34,7 @@ func TestEveryFlagRefusesNonsense(t *testing.T) {
 		if !known {
 			values = settings
 		}
-		if f.Value.Type() == "string" && mayBeEmpty[f.Name] {
+		if _, ok := f.Annotations[takesEmpty]; ok {
 			values = nil
 		}
 		for _, value := range values {

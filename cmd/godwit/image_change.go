@@ -155,6 +155,7 @@ overlay becomes an image of its own.
 	}
 	f := cmd.Flags()
 	f.StringVar(&r.Backing, "backing", "", "the new backing `FILE`, or nothing for none, as in --backing base.img; a relative name is stored so and starts at the overlay's folder")
+	mayBeEmpty(f, "backing")
 	f.Var(&format, "backing-format", "format of the new backing file, which is never guessed, as in --backing-format raw")
 	f.BoolVar(&r.HeaderOnly, "header-only", false, "change the name alone, for a file that has moved, as in rebase --header-only")
 	behind.add(f)

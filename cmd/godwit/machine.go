@@ -37,6 +37,7 @@ func (m *machineFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&m.initrd, "initrd", "", "initial RAM disk for the kernel, from `FILE`, as in --initrd initrd.img")
 	f.StringVar(&m.appendArgs, "append", "", "add `TEXT` to the default kernel command line, as in --append 'loglevel=7'")
 	f.StringVar(&m.cmdline, "cmdline", "", "replace the default kernel command line with `TEXT`, as in --cmdline 'console=ttyS0 root=/dev/vda'")
+	mayBeEmpty(f, "append", "cmdline")
 	f.Var(&m.disks, "disk", "attach a disk; may be repeated; the first is root (/dev/vda), as in --disk path=root.img,id=root,readonly or --disk path=root.qcow2,format=qcow2,snapshot; with snapshot the image stays as it is and what the guest writes is lost at the end, not at a reset; a comma in a name is written twice; on a full host the machine pauses until godwit resume, or with on-full=report the guest gets an I/O error")
 	f.Var(&m.allow, "allow-path", "open backing files below this `FOLDER`, too, and not only in the folder of the image that names them; may be repeated, as in --allow-path /srv/bases")
 	f.Var(&m.networks, "net", "attach a network card (virtio-net) to a tap, which is made where it does not exist, with the guest's address, a bridge to put the tap into, a number of queue pairs, an MTU and an id; may be repeated; as in --net tap=tap0,bridge=br0 or --net tap=tap0,mac=02:00:00:00:00:01,queues=2,mtu=1500,id=lan")
