@@ -38,6 +38,8 @@ func (f *fakeVM) State() vmm.State {
 	return f.state
 }
 
+func (f *fakeVM) PausedByOperator() bool { return f.State() == vmm.StatePaused }
+
 func (f *fakeVM) set(s vmm.State) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -22,6 +22,8 @@ var (
 // Machine is what an Instance needs of a machine.
 type Machine interface {
 	State() vmm.State
+	// PausedByOperator: such a machine stays paused, here or where it is moved.
+	PausedByOperator() bool
 	Info() (vmm.Info, error)
 	Pause(ctx context.Context) error
 	Resume() error
@@ -221,6 +223,7 @@ func (i *Instance) start(q MigrationRequest) (*move, error) {
 			return nil, fmt.Errorf("%w; resume it first", ErrLeftPaused)
 		}
 	}
+	paused := m.PausedByOperator()
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.closed {
@@ -229,7 +232,7 @@ func (i *Instance) start(q MigrationRequest) (*move, error) {
 	if mv, err = newMove(i.id, m, to, secure, o, q.Keep); err != nil {
 		return nil, err
 	}
-	mv.onNote = i.onNote
+	mv.onNote, mv.paused = i.onNote, paused
 	i.move = mv
 	go mv.run()
 	return mv, nil

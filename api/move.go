@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"godwit/migration"
+	"godwit/vmm"
 )
 
 // engine is one migration at its source: a migration.Session, or a save into a
@@ -29,13 +30,15 @@ type move struct {
 	machine Machine
 	session engine
 	onNote  func(Note)    // see NewInstance
+	paused  bool          // by its operator, when the move began
 	done    chan struct{} // closed when it has ended and the machine knows
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced when there is news
 	report  *migration.Report
 	err     error
-	resumed bool // the guest runs here again, so err has lost its weight
+	left    vmm.State // of the machine here, when the move had ended
+	resumed bool      // the guest runs here again, so err has lost its weight
 }
 
 func newMove(id string, m Machine, to Address, t *TLS, o migration.SendOptions, keep bool) (*move, error) {
@@ -63,7 +66,7 @@ func (v *move) run() {
 	defer close(v.done)
 	rep, err := v.session.Run(context.Background())
 	v.mu.Lock()
-	v.report, v.err = rep, err
+	v.report, v.err, v.left = rep, err, v.machine.State()
 	v.mu.Unlock()
 	v.tellNote()
 	if err == nil && !v.keep {

@@ -6,13 +6,15 @@ import (
 	"time"
 
 	"godwit/migration"
+	"godwit/vmm"
 )
 
 // Where a guest is after a migration from here has ended.
 const (
-	GuestHere        = "here"        // it runs on here
+	GuestHere        = "here"        // it is here as before: it runs on, or stands as its operator left it
+	GuestEnded       = "ended"       // it has ended here
 	GuestPaused      = "paused here" // it is here alone and stands still
-	GuestDestination = "destination" // it runs there
+	GuestDestination = "destination" // it is there, and runs unless it was paused here
 	GuestFile        = "file"        // it is in the file; what is left here stands still
 	GuestUnknown     = "unknown"     // it may run at the destination: see Text
 )
@@ -53,6 +55,9 @@ func (v *move) note() Note {
 	case v.err == nil:
 		n.Guest = GuestDestination
 		n.Text = "the guest runs at " + n.To + " now"
+		if v.paused {
+			n.Text = "the guest is at " + n.To + " now, paused as it was here: godwit resume there lets it run on"
+		}
 		if v.keep {
 			n.Text += "; what is kept here stays paused until godwit stop ends it"
 		}
@@ -66,7 +71,23 @@ func (v *move) note() Note {
 		n.Guest = GuestPaused
 		n.Text = fmt.Sprintf("the migration to %s failed: %v; when that is put right, godwit resume lets it run on", n.To, v.err)
 	default:
-		n.Text = fmt.Sprintf("the migration to %s %s, the guest runs on here: %v", n.To, n.Status, v.err)
+		var where string
+		n.Guest, where = whereLeft(v.left, v.paused)
+		n.Text = fmt.Sprintf("the migration to %s %s, %s: %v", n.To, n.Status, where, v.err)
 	}
 	return n
+}
+
+// whereLeft says where the guest is after a migration that left it with its machine
+// here, whose state is given. paused is by its operator's wish, before the migration.
+func whereLeft(s vmm.State, paused bool) (guest, text string) {
+	switch {
+	case s == vmm.StateEnded || s == vmm.StateClosed:
+		return GuestEnded, "the guest has ended here"
+	case s == vmm.StatePaused && paused:
+		return GuestHere, "the guest is here, paused as before"
+	case s == vmm.StatePaused:
+		return GuestHere, "the guest is here, paused; godwit resume lets it run on"
+	}
+	return GuestHere, "the guest runs on here"
 }

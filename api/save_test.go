@@ -3,9 +3,11 @@ package api
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -202,4 +204,30 @@ func TestStaysPausedUntilTheDiskIsFree(t *testing.T) {
 	require.Equal(t, vmm.StateRunning, r.vm.State())
 	require.NoError(t, r.vm.sim.Resume())
 	require.NoError(t, r.vm.sim.Unharmed())
+}
+
+// What is said of the guest follows its machine's state.
+func TestWhereTheGuestIsLeft(t *testing.T) {
+	for name, c := range map[string]struct {
+		err         error
+		left        vmm.State
+		paused      bool
+		guest, says string
+	}{
+		"moved running":          {nil, vmm.StatePaused, false, GuestDestination, "the guest runs at tcp:h:1 now"},
+		"moved paused":           {nil, vmm.StatePaused, true, GuestDestination, "the guest is at tcp:h:1 now, paused as it was here"},
+		"failed, runs":           {io.EOF, vmm.StateRunning, false, GuestHere, "the guest runs on here: EOF"},
+		"failed, was paused":     {io.EOF, vmm.StatePaused, true, GuestHere, "the guest is here, paused as before: EOF"},
+		"failed, disk is full":   {io.EOF, vmm.StatePaused, false, GuestHere, "paused; godwit resume"},
+		"failed, guest ended":    {io.EOF, vmm.StateEnded, false, GuestEnded, "the guest has ended here: EOF"},
+		"failed, machine closed": {io.EOF, vmm.StateClosed, true, GuestEnded, "the guest has ended here: EOF"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := &move{to: Address{"tcp", "h:1"}, err: c.err, left: c.left, paused: c.paused, report: &migration.Report{Status: migration.Failed}}
+			n := v.note()
+			require.Equal(t, c.guest, n.Guest)
+			require.Contains(t, n.Text, c.says)
+			require.Equal(t, c.guest == GuestHere && c.left == vmm.StateRunning, strings.Contains(n.Text, "runs on here"))
+		})
+	}
 }

@@ -99,6 +99,15 @@ func (m *Machine) pauseReason() string {
 	return "a disk had no room where the guest came from; its requests are done again when it is resumed"
 }
 
+// PausedByOperator reports whether the machine stands paused by somebody's wish, and
+// not because a disk has no room: then it arrives paused where it is moved. It waits
+// for a pause or resume that is under way.
+func (m *Machine) PausedByOperator() bool {
+	m.op.Lock()
+	defer m.op.Unlock()
+	return m.State() == StatePaused && !m.fullPaused
+}
+
 // tryAgain is called before parked requests are done again.
 func (m *Machine) tryAgain() {
 	m.fullPaused = false

@@ -140,7 +140,7 @@ func (s *source) Pause(ctx context.Context) error {
 	s.m.op.Lock()
 	defer s.m.op.Unlock()
 	s.wasPaused = s.m.State() == StatePaused
-	s.m.operatorPaused = s.wasPaused && !s.m.fullPaused
+	s.m.operatorPaused = s.wasPaused && !s.m.fullPaused // as PausedByOperator
 	if s.wasPaused {
 		ctx, cancel := context.WithTimeoutCause(ctx, consolePatience, errSlow)
 		defer cancel()
